@@ -1,0 +1,104 @@
+# A fresh machine needs Python 3.10 to 3.13, make and a C compiler; every target below sets up the rest in .venv.
+
+PYTHON ?= python3
+JOBS ?= 2
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+# e.g. PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" where the GPU build of torch is not wanted
+PIP_ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install -c constraints.txt $(PIP_ARGS)
+# The build tools live in .venv, so a rebuild after a change in C takes seconds and the pinned versions are the ones used.
+EDITABLE := $(INSTALL) --no-build-isolation -e
+
+C_SOURCES := $(shell find kernels backends tests benchmarks examples -name '*.[ch]' 2>/dev/null | sort)
+BUILT_FROM := pyproject.toml constraints.txt CMakeLists.txt $(shell find kernels ! -name '*.py' -type f ! -path '*/__pycache__/*')
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench check-c dist test-wheel test-dist hooks clean
+.DELETE_ON_ERROR:
+
+help: ## say what each target does
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- set-up ---------------------------------------------------------------------------------------------------------
+
+.venv/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "coppice needs Python 3.10 to 3.13; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@command -v $${CC:-cc} >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null || { \
+	  echo "coppice builds its kernels from C and finds no C compiler. Install gcc or clang (Debian: apt install gcc), or set CC." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { \
+	  echo "$(PYTHON) cannot make a virtual environment (Debian: apt install python3-venv)." >&2; rm -rf .venv; exit 1; }
+	@touch $@
+
+.venv/.build-tools: .venv/.created pyproject.toml constraints.txt
+	$(INSTALL) 'scikit-build-core>=1.0' cmake ninja
+	@touch $@
+
+.venv/.demo: .venv/.build-tools $(BUILT_FROM)
+	$(EDITABLE) '.[demo]'
+	@touch $@
+
+.venv/.test: .venv/.build-tools $(BUILT_FROM)
+	$(EDITABLE) '.[demo,test]'
+	@touch $@ .venv/.demo
+
+.venv/.dev: .venv/.build-tools $(BUILT_FROM)
+	$(EDITABLE) '.[demo,test,bench,dev]'
+	@touch $@ .venv/.demo .venv/.test
+
+setup: .venv/.dev ## everything a developer needs, in .venv; again after a change in C: rebuilds the kernels
+
+# --- use and check --------------------------------------------------------------------------------------------------
+
+demo: .venv/.demo ## train, compress, check and export a small model; results in out/demo
+	$(BIN)/coppice demo --out out/demo
+
+test: .venv/.test ## the whole test suite (PYTEST_ARGS="-m 'not slow'" for the quick part)
+	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS) tests
+
+lint: .venv/.dev ## ruff, mypy --strict, clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(if $(C_SOURCES),$(BIN)/clang-format --dry-run --Werror $(C_SOURCES))
+
+format: .venv/.dev ## rewrite the sources as lint wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(if $(C_SOURCES),$(BIN)/clang-format -i $(C_SOURCES))
+
+bench: .venv/.dev ## kernels by layer shape and ISA (BENCH_ARGS go to coppice bench)
+	$(BIN)/coppice bench $(BENCH_ARGS)
+
+check-c: .venv/.build-tools ## the C library alone, under the address and undefined-behaviour sanitizers
+	$(BIN)/cmake -S . -B build/check-c -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DCMAKE_C_FLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
+	$(BIN)/cmake --build build/check-c -j $(JOBS)
+	$(BIN)/ctest --test-dir build/check-c --output-on-failure --no-tests=error
+
+hooks: .venv/.dev ## run the lint before every git commit
+	$(BIN)/pre-commit install
+
+# --- distribute -----------------------------------------------------------------------------------------------------
+
+dist: .venv/.dev ## an sdist, and a wheel made from that sdist, in dist/
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+
+# Both leave the repository before they run anything: what they import can only be the installed wheel.
+test-wheel: dist ## install the wheel into an empty environment and look at it
+	rm -rf build/venv-wheel && $(PYTHON) -m venv build/venv-wheel
+	build/venv-wheel/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt $(PIP_ARGS) dist/*.whl
+	cd / && $(abspath build/venv-wheel)/bin/coppice --version && $(abspath build/venv-wheel)/bin/coppice doctor
+
+test-dist: test-wheel ## and run the demo from it
+	build/venv-wheel/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt $(PIP_ARGS) "$$(echo dist/*.whl)[demo]"
+	away=$$(mktemp -d) && cd $$away && $(abspath build/venv-wheel)/bin/coppice demo --out $$away/demo && rm -rf $$away
+
+clean: ## delete everything that make made, .venv too
+	rm -rf .venv build dist out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

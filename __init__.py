@@ -1,0 +1,68 @@
+"""coppice compiles a neural network into compressed subnets that provably compute what the masked network did.
+
+The names below are the public API; each is imported from its home on first use, so ``import coppice`` stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "trace": "coppice.frontends.torch",
+    "build_space": "coppice.passes.space.build",
+    "prune": "coppice.passes.prune.one_shot",
+    "recalibrate": "coppice.passes.train.recalibrate",
+    "DHSPG": "coppice.passes.train.dhspg",
+    "extract": "coppice.api.extract",
+    "load": "coppice.api.subnet",
+    "Subnet": "coppice.api.subnet",
+    "compress": "coppice.api.compress",
+    "explain": "coppice.passes.analyze.explain",
+    "Graph": "coppice.core.graph",
+    "Space": "coppice.core.space",
+    "Config": "coppice.core.config",
+    "CoppiceError": "coppice.core.errors",
+    "TraceError": "coppice.core.errors",
+    "UnsupportedError": "coppice.core.errors",
+    "BudgetError": "coppice.core.errors",
+    "EquivalenceError": "coppice.core.errors",
+    "UsageError": "coppice.core.errors",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+if TYPE_CHECKING:
+    from coppice.api.compress import compress
+    from coppice.api.extract import extract
+    from coppice.api.subnet import Subnet, load
+    from coppice.core.config import Config
+    from coppice.core.errors import (
+        BudgetError,
+        CoppiceError,
+        EquivalenceError,
+        TraceError,
+        UnsupportedError,
+        UsageError,
+    )
+    from coppice.core.graph import Graph
+    from coppice.core.space import Space
+    from coppice.frontends.torch import trace
+    from coppice.passes.analyze.explain import explain
+    from coppice.passes.prune.one_shot import prune
+    from coppice.passes.space.build import build_space
+    from coppice.passes.train.dhspg import DHSPG
+    from coppice.passes.train.recalibrate import recalibrate
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'coppice' has no attribute {name!r}")
+    return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""The driver: the calls that need frontends, passes and back ends together."""

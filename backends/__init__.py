@@ -1,0 +1,1 @@
+"""A graph in, something that runs out."""

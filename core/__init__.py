@@ -1,0 +1,1 @@
+"""The language: graphs, the op table, labels, groups, spaces, configs and costs."""

@@ -1,0 +1,51 @@
+"""A config: for every family of a space, the units that stay."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from coppice.core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Config(Mapping[str, tuple[int, ...]]):
+    """Maps each family's name to the sorted indices of the units that stay. Immutable, hashable, JSON both ways."""
+
+    keep: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @classmethod
+    def of(cls, keep: Mapping[str, object]) -> Config:
+        """From any mapping of family names to iterables of unit indices; `UsageError` where an entry is not that."""
+        entries = []
+        for name, units in keep.items():
+            try:
+                indices = sorted({int(u) for u in units})  # type: ignore[attr-defined]
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"{units!r} is not a list of unit indices", place=f"config entry {name!r}") from error
+            entries.append((str(name), tuple(indices)))
+        return cls(tuple(entries))
+
+    def __getitem__(self, name: str) -> tuple[int, ...]:
+        for key, units in self.keep:
+            if key == name:
+                return units
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self.keep)
+
+    def __len__(self) -> int:
+        return len(self.keep)
+
+    def widths(self) -> dict[str, int]:
+        """How many units of each family stay."""
+        return {name: len(units) for name, units in self.keep}
+
+    def to_json(self) -> str:
+        return json.dumps({name: list(units) for name, units in self.keep})
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        return cls.of(json.loads(text))

@@ -1,0 +1,108 @@
+"""The op table: everything coppice knows about an operator stands in one row, and passes ask the row.
+
+A row says how labels pass through the op and what it does to zeros (`Op.labels`), its multiply-accumulates (`Op.macs`)
+and how its shape arguments change when units leave (`Op.rewrite`). Rows live beside others of their kind in this folder.
+An op without a row freezes whatever reaches it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import fx
+
+from coppice.core.calls import Call, op_name
+from coppice.core.labels import Axis, Flow, Label
+
+
+class Cut(Protocol):
+    """What a rewrite may ask about a config: which positions of an axis stay."""
+
+    def of(self, node: fx.Node) -> Label: ...
+    def keep(self, axis: Axis) -> npt.NDArray[np.bool_]: ...
+    def count(self, axis: Axis) -> int: ...
+    def out(self, call: Call) -> Label: ...
+
+
+@dataclass(frozen=True)
+class Macs:
+    """``coefficient`` times the product of the sizes of ``axes`` multiply-accumulates."""
+
+    coefficient: int
+    axes: tuple[Axis, ...]
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """New arguments by schema name, and a new target where the op itself must change."""
+
+    arguments: dict[str, Any]
+    target: Any = None
+
+
+@dataclass(frozen=True)
+class Op:
+    """One row. ``transport`` rows only move elements: a static value stays the parameter it came from."""
+
+    name: str
+    labels: Callable[[Flow, Call], Label | tuple[Label, ...]]
+    macs: Callable[[Call, Flow], Macs] | None = None
+    rewrite: Callable[[Call, Cut], Rewrite] | None = None
+    transport: bool = False
+    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def role(self, user: fx.Node, tensor: fx.Node, axis: int) -> str:
+        """The name this op gives to an axis of one of its arguments (the last name covers all further axes)."""
+        for argument, value in Call(user).arguments.items():
+            if value is tensor and argument in self.roles:
+                names = self.roles[argument]
+                return names[min(axis, len(names) - 1)]
+        return str(axis)
+
+
+OPS: dict[str, Op] = {}
+
+
+def row(
+    *names: str,
+    labels: Callable[[Flow, Call], Label | tuple[Label, ...]],
+    macs: Callable[[Call, Flow], Macs] | None = None,
+    rewrite: Callable[[Call, Cut], Rewrite] | None = None,
+    transport: bool = False,
+    roles: Mapping[str, tuple[str, ...]] | None = None,
+) -> None:
+    """Add one row under each of ``names`` (``aten.conv2d``: all overloads; ``aten.add.Tensor``: that one)."""
+    for name in names:
+        if name in OPS:
+            raise ValueError(f"the op table has two rows for {name}")
+        OPS[name] = Op(name, labels, macs, rewrite, transport, roles or {})
+
+
+@cache
+def _load() -> None:
+    for module in ("pointwise", "views", "contract", "norm", "reduce", "spatial", "indexing", "sources"):
+        importlib.import_module(f"coppice.core.ops.{module}")
+
+
+@cache
+def lookup(target: Any) -> Op | None:
+    """The row of an FX call target, or None where the table has none."""
+    _load()
+    from coppice.core.ops import pointwise  # noqa: PLC0415  (the rows import this module)
+
+    name = op_name(target)
+    if isinstance(target, torch._ops.OpOverload):
+        exact = OPS.get(f"{name}.{target._overloadname}")
+        if exact is not None or name in OPS:
+            return exact or OPS[name]
+        if torch.Tag.pointwise in target.tags and torch.Tag.nondeterministic_seeded not in target.tags:
+            return Op(name, pointwise.labels)
+        return None
+    return OPS.get(name)

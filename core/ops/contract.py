@@ -1,0 +1,373 @@
+"""Ops that sum over an axis of two operands: linear, convolution, matmul, attention, einsum.
+
+A contracted position may leave exactly when what it adds to the sum is zero once its unit is removed. Where one operand
+is a weight (computed from parameters alone), the data must be zero by itself: the weight's slice is cut, never masked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from torch import fx
+
+from coppice.core.calls import Call
+from coppice.core.labels import UNKNOWN, Axis, Carry, Factor, Flow, Label, axis_size, free, keep_zero, labelled
+from coppice.core.ops import Cut, Macs, Rewrite, row
+from coppice.core.ops.views import regroup
+
+NONZERO = "still contributes {carry} to `{node}` once it is removed"
+
+
+def contract(flow: Flow, call: Call, a: Label, ka: int, b: Label, kb: int) -> Axis:
+    """Tie axis ``ka`` of ``a`` to axis ``kb`` of ``b`` and freeze what does not arrive as zero; returns the axis."""
+    axes = a.axes[ka], b.axes[kb]
+    out: list[Factor] = []
+    for ids, carries, size in flow.tie(axes, _fixed_side(call, a.axes[ka], b.axes[kb])):
+        out.append(Factor(size, ids))
+        if ids is None:
+            continue
+        one, two = carries
+        assert one is not None and two is not None
+        if a.static != b.static:
+            data = two if a.static else one
+            exact = data == 0
+        else:
+            data = np.where(one == 0, two, one)
+            exact = ((one == 0) | (two == 0)) & ~np.isinf(one) & ~np.isinf(two)
+        if not exact.all():
+            for text in {_carries(c) for c in data[~exact].tolist()}:
+                hit = ~exact & np.array([_carries(c) == text for c in data.tolist()])
+                flow.freeze(ids[hit], NONZERO.format(carry=text, node=call.node.name), REMEDY)
+    if b.static and not a.static:
+        flow.consume(b.axes[kb])
+    if a.static and not b.static:
+        flow.consume(a.axes[ka])
+    return tuple(out)
+
+
+REMEDY = "keep zero at zero between the two layers (for example ReLU, SiLU or GELU in place of an op with f(0) != 0)"
+
+
+def _carries(carry: float) -> str:
+    if math.isnan(carry):
+        return "a value that depends on the other units"
+    return "NaN or infinity" if math.isinf(carry) else f"the constant {carry:.4g}"
+
+
+def _fixed_side(call: Call, a: Axis, b: Axis) -> str:
+    return f"is summed in `{call.node.name}` against an axis that no parameter makes (an input or a fixed size)"
+
+
+def add_bias(flow: Flow, axis: Axis, bias: Axis) -> Axis:
+    """``axis`` plus a bias along it; zero where both are."""
+    out: list[Factor] = []
+    for ids, carries, size in flow.tie([axis, bias]):
+        known = [c for c in carries if c is not None]
+        out.append(Factor(size, ids, sum_of(known) if ids is not None else None))
+    return tuple(out)
+
+
+def sum_of(carries: Sequence[Carry]) -> Carry:
+    return np.where(np.isinf(np.stack(carries)).any(axis=0), np.inf, np.sum(carries, axis=0))
+
+
+def _others(axes: Sequence[Axis], biased: bool) -> list[Axis]:
+    """The axes that a contraction passes on: a zero slice sums to zero, to which a bias may be added."""
+    return [tuple(f.with_carry(np.full(f.size, UNKNOWN)) for f in a) if biased else keep_zero(a) for a in axes]
+
+
+# ---- linear ------------------------------------------------------------------------------------------------------
+
+
+def _linear(flow: Flow, call: Call) -> Label:
+    x, w = flow.of(call["input"]), flow.of(call["weight"])
+    bias = flow.of(call["bias"]) if call["bias"] is not None else None
+    contract(flow, call, x, -1, w, -1)
+    static = x.static and w.static and (bias is None or bias.static)
+    if len(w.axes) == 1:
+        return Label(tuple(_others(x.axes[:-1], bias is not None)), static)
+    out = keep_zero(w.axes[0])
+    if bias is not None and bias.axes:
+        out = add_bias(flow, out, bias.axes[0]) if axis_size(bias.axes[0]) == axis_size(out) else _unknown(out)
+    return Label((*_others(x.axes[:-1], bias is not None), out), static)
+
+
+def _unknown(axis: Axis) -> Axis:
+    return tuple(f.with_carry(np.full(f.size, UNKNOWN)) for f in axis)
+
+
+def _linear_macs(call: Call, flow: Flow) -> Macs:
+    return Macs(1, (*flow.of(call.node).axes, flow.of(call["weight"]).axes[-1]))
+
+
+row("aten.linear", labels=_linear, macs=_linear_macs, roles={"weight": ("out", "in"), "bias": ("out",)})
+
+
+# ---- convolution -------------------------------------------------------------------------------------------------
+
+
+def _conv(flow: Flow, call: Call) -> Label:
+    return _convolution(flow, call, transposed=False)
+
+
+def _conv_transpose(flow: Flow, call: Call) -> Label:
+    return _convolution(flow, call, transposed=True)
+
+
+def _convolution(flow: Flow, call: Call, transposed: bool) -> Label:
+    """Channels only: the window of the kernel and the positions in space are free.
+
+    With groups, input and output channels are grids (group, channel in the group); groups leave whole, and a channel
+    leaves at the same place of every group.
+    """
+    x, w, groups = flow.of(call["input"]), flow.of(call["weight"]), call["groups"]
+    batched = len(call.out.shape) == len(w.axes)
+    at = 1 if batched else 0
+    for axis in w.axes[2:]:
+        flow.freeze_axis(axis, "is a position in the kernel's window")
+    inner, outer = (w.axes[0], w.axes[1]) if transposed else (w.axes[1], w.axes[0])
+    if groups == 1:
+        contract(flow, call, x, at, w, 0 if transposed else 1)
+        out = keep_zero(outer)
+    else:
+        x_group, x_inner = regroup(flow, [x.axes[at]], [groups, axis_size(x.axes[at]) // groups])
+        if transposed:
+            w_group, w_inner = regroup(flow, [inner], [groups, axis_size(inner) // groups])
+            w_outer = outer
+        else:
+            w_group, w_outer = regroup(flow, [outer], [groups, axis_size(outer) // groups])
+            w_inner = inner
+        tied = flow.tie([x_group, w_group], "belongs to a group of channels that no parameter makes")
+        group = tuple(Factor(size, ids, None if ids is None else np.zeros(size)) for ids, _, size in tied)
+        contract(flow, call, Label((x_inner,), x.static), 0, Label((w_inner,), w.static), 0)
+        out = (*group, *keep_zero(w_outer))
+    if call["bias"] is not None:
+        out = add_bias(flow, out, flow.of(call["bias"]).axes[0])
+    lead = _others(x.axes[:at], call["bias"] is not None)
+    space = tuple(free(size) for size in call.out.shape[at + 1 :])
+    return Label((*lead, out, *space), x.static and w.static)
+
+
+def _conv_macs(call: Call, flow: Flow) -> Macs:
+    out, w = flow.of(call.node), flow.of(call["weight"])
+    return Macs(1, (*out.axes, *w.axes[1:]))
+
+
+def _conv_transpose_macs(call: Call, flow: Flow) -> Macs:
+    x, w = flow.of(call["input"]), flow.of(call["weight"])
+    return Macs(1, (*x.axes, *w.axes[1:]))
+
+
+def _conv_rewrite(call: Call, cut: Cut) -> Rewrite:
+    """The number of groups that stay: kept channels over kept channels per group."""
+    groups = call["groups"]
+    if groups == 1:
+        return Rewrite({})
+    x, w = cut.of(call["input"]), cut.of(call["weight"])
+    at = 1 if len(cut.out(call).axes) == len(w.axes) else 0
+    return Rewrite({"groups": cut.count(x.axes[at]) // cut.count(w.axes[1])})
+
+
+def _conv_transpose_rewrite(call: Call, cut: Cut) -> Rewrite:
+    groups = call["groups"]
+    if groups == 1:
+        return Rewrite({})
+    w, out = cut.of(call["weight"]), cut.out(call)
+    at = 1 if len(out.axes) == len(w.axes) else 0
+    return Rewrite({"groups": cut.count(out.axes[at]) // cut.count(w.axes[1])})
+
+
+row(
+    "aten.conv1d", "aten.conv2d", "aten.conv3d",
+    labels=_conv, macs=_conv_macs, rewrite=_conv_rewrite,
+    roles={"weight": ("out", "in", "window"), "bias": ("out",)},
+)  # fmt: skip
+row(
+    "aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d",
+    labels=_conv_transpose, macs=_conv_transpose_macs, rewrite=_conv_transpose_rewrite,
+    roles={"weight": ("in", "out", "window"), "bias": ("out",)},
+)  # fmt: skip
+
+
+# ---- matrix products ---------------------------------------------------------------------------------------------
+
+
+def _broadcast_lead(flow: Flow, a: Sequence[Axis], b: Sequence[Axis]) -> list[Axis]:
+    """Batch axes of a matrix product: tied where both have them; zero where either operand is zero."""
+    rank = max(len(a), len(b))
+    out: list[Axis] = []
+    for k in range(-rank, 0):
+        own = [axes[k] for axes in (a, b) if -k <= len(axes) and axis_size(axes[k]) != 1]
+        if len(own) < 2:
+            out.append(keep_zero(own[0]) if own else ())
+            continue
+        factors = []
+        for ids, carries, size in flow.tie(own):
+            zero = None if ids is None else np.any([c == 0 for c in carries if c is not None], axis=0)
+            factors.append(Factor(size, ids, None if zero is None else np.where(zero, 0.0, UNKNOWN)))
+        out.append(tuple(factors))
+    return out
+
+
+def product(flow: Flow, call: Call, a: Label, b: Label) -> Label:
+    """The label of ``a @ b`` with torch's broadcasting rules."""
+    contract(flow, call, a, -1, b, -2 if len(b.axes) > 1 else 0)
+    rows = [keep_zero(a.axes[-2])] if len(a.axes) > 1 else []
+    columns = [keep_zero(b.axes[-1])] if len(b.axes) > 1 else []
+    return Label((*_broadcast_lead(flow, a.axes[:-2], b.axes[:-2]), *rows, *columns), a.static and b.static)
+
+
+def _matmul(flow: Flow, call: Call) -> Label:
+    (_, a), (_, b) = call.tensors()[:2]
+    return product(flow, call, flow.of(a), flow.of(b))
+
+
+def _matmul_macs(call: Call, flow: Flow) -> Macs:
+    a = call.tensors()[0][1]
+    return Macs(1, (*flow.of(call.node).axes, flow.of(a).axes[-1]))
+
+
+def _addmm(flow: Flow, call: Call) -> Label:
+    names = [name for name, _ in call.tensors()]
+    a, b = flow.of(call[names[1]]), flow.of(call[names[2]])
+    result, bias = product(flow, call, a, b), flow.of(call["self"])
+    lead = len(result.axes) - len(bias.axes)
+    axes = []
+    for k, axis in enumerate(result.axes):
+        own = bias.axes[k - lead] if k >= lead else ()
+        axes.append(add_bias(flow, axis, own) if axis_size(own) != 1 else _unknown(axis))
+    return Label(tuple(axes), result.static and bias.static)
+
+
+def _addmm_macs(call: Call, flow: Flow) -> Macs:
+    a = call.tensors()[1][1]
+    return Macs(1, (*flow.of(call.node).axes, flow.of(a).axes[-1]))
+
+
+row("aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot", labels=_matmul, macs=_matmul_macs)
+row("aten.addmm", "aten.baddbmm", labels=_addmm, macs=_addmm_macs)
+
+
+# ---- attention ---------------------------------------------------------------------------------------------------
+
+
+def _attention(flow: Flow, call: Call) -> Label:
+    """softmax(q k^T * scale + mask) v: heads are tied, head dimensions contracted, keys and queries pass through."""
+    q, k, v = (flow.of(call[name]) for name in ("query", "key", "value"))
+    head = len(q.axes) - 3
+    if head >= 0 and call.get("enable_gqa") and axis_size(q.axes[head]) != axis_size(k.axes[head]):
+        shared = axis_size(k.axes[head])
+        rows, repeats = regroup(flow, [q.axes[head]], [shared, axis_size(q.axes[head]) // shared])
+        q_lead, extra = [*q.axes[:head], rows], repeats
+    else:
+        q_lead, extra = list(q.axes[: len(q.axes) - 2]), ()
+    contract(flow, call, q, -1, k, -1)
+    _broadcast_lead(flow, q_lead, k.axes[:-2])
+    lead = _broadcast_lead(flow, q_lead, v.axes[:-2])
+    flow.tie([k.axes[-2], v.axes[-2]])
+    flow.freeze_axis(k.axes[-2], "is a position that attention is normalised over")
+    lead = [
+        _from(v_axis, axis) for v_axis, axis in zip(_pad(v.axes[:-2], len(lead)), lead, strict=True)
+    ]  # only a zero value vector makes the result zero
+    if extra and lead:
+        lead[-1] = (*lead[-1], *_unknown(extra))
+    mask = call.get("attn_mask")
+    if isinstance(mask, fx.Node):
+        _tie_mask(flow, flow.of(mask).axes, [*lead, q.axes[-2], k.axes[-2]])
+    return Label((*lead, _unknown(q.axes[-2]), keep_zero(v.axes[-1])), q.static and k.static and v.static)
+
+
+def _pad(axes: Sequence[Axis], rank: int) -> list[Axis]:
+    return [()] * (rank - len(axes)) + list(axes)
+
+
+def _from(source: Axis, axis: Axis) -> Axis:
+    """``axis`` with the carries of ``source`` where that is not broadcast."""
+    if axis_size(source) != axis_size(axis) or [f.size for f in source] != [f.size for f in axis]:
+        return _unknown(axis)
+    return tuple(f if s.carry is None else f.with_carry(s.carry) for s, f in zip(keep_zero(source), axis, strict=True))
+
+
+def _tie_mask(flow: Flow, mask: Sequence[Axis], scores: Sequence[Axis]) -> None:
+    for own, axis in zip(reversed(mask), reversed(scores), strict=False):
+        if axis_size(own) != 1 and (labelled(own) or labelled(axis)):
+            flow.tie([own, axis])
+
+
+def _attention_macs(call: Call, flow: Flow) -> Macs:
+    q, k = flow.of(call["query"]), flow.of(call["key"])
+    return Macs(2, (*q.axes, k.axes[-2]))
+
+
+def _attention_rewrite(call: Call, cut: Cut) -> Rewrite:
+    """The default scale is 1/sqrt(head dimension); it must stay that of the full model."""
+    depth = cut.of(call["query"]).axes[-1]
+    if call.get("scale") is not None or cut.count(depth) == axis_size(depth):
+        return Rewrite({})
+    return Rewrite({"scale": 1.0 / math.sqrt(axis_size(depth))})
+
+
+row("aten.scaled_dot_product_attention", labels=_attention, macs=_attention_macs, rewrite=_attention_rewrite)
+
+
+# ---- einsum ------------------------------------------------------------------------------------------------------
+
+
+def _terms(call: Call) -> tuple[list[str], str] | None:
+    text = call["equation"].replace(" ", "")
+    if "." in text:
+        return None
+    left, arrow, right = text.partition("->")
+    inputs = left.split(",")
+    if not arrow:
+        joined = left.replace(",", "")
+        right = "".join(sorted(c for c in set(joined) if joined.count(c) == 1))
+    repeated = any(len(set(term)) != len(term) for term in inputs)
+    return None if repeated or len(inputs) > 2 else (inputs, right)
+
+
+def _einsum(flow: Flow, call: Call) -> Label:
+    terms, operands = _terms(call), [flow.of(node) for node in call["tensors"]]
+    static = all(label.static for label in operands)
+    if terms is None:
+        for label in operands:
+            flow.freeze_label(label, "goes through an einsum with an ellipsis, a diagonal or three operands")
+        return Label(tuple(free(size) for size in call.out.shape), static)
+    inputs, out = terms
+    where = {c: [(t, inputs[t].index(c)) for t in range(len(inputs)) if c in inputs[t]] for c in set("".join(inputs))}
+    axes: dict[str, Axis] = {}
+    for c, places in sorted(where.items()):
+        own = [operands[t].axes[k] for t, k in places]
+        wide = [(p, a) for p, a in zip(places, own, strict=True) if axis_size(a) != 1]
+        if c not in out and len(wide) == 2:
+            (t, k), (u, j) = places
+            axes[c] = contract(flow, call, operands[t], k, operands[u], j)
+        elif c not in out and wide:
+            _sum_alone(flow, call, wide[0][1])
+            axes[c] = wide[0][1]
+        else:
+            axes[c] = _broadcast_lead(flow, [own[0]], [own[-1]])[0] if len(own) > 1 else keep_zero(own[0])
+    return Label(tuple(axes[c] for c in out), static)
+
+
+def _sum_alone(flow: Flow, call: Call, axis: Axis) -> None:
+    for factor in axis:
+        if factor.ids is not None and factor.carry is not None:
+            flow.freeze(factor.ids[factor.carry != 0], NONZERO.format(carry="a value", node=call.node.name), REMEDY)
+
+
+def _einsum_macs(call: Call, flow: Flow) -> Macs:
+    terms, operands = _terms(call), [flow.of(node) for node in call["tensors"]]
+    if terms is None or len(operands) < 2:
+        return Macs(0, ())
+    sizes: dict[str, Axis] = {}
+    for term, label in zip(terms[0], operands, strict=True):
+        for c, axis in zip(term, label.axes, strict=True):
+            if axis_size(axis) >= axis_size(sizes.get(c, ())):
+                sizes[c] = axis
+    return Macs(1, tuple(sizes.values()))
+
+
+row("aten.einsum", labels=_einsum, macs=_einsum_macs)

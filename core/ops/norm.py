@@ -1,0 +1,104 @@
+"""Normalisations. Those that keep statistics per channel let channels go; those that average over units hold them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from coppice.core.calls import Call
+from coppice.core.labels import POISON, UNKNOWN, Axis, Factor, Flow, Label, axis_size
+from coppice.core.ops import Cut, Rewrite, row
+from coppice.core.ops.views import regroup
+
+AVERAGED = "is averaged over by `{node}`, whose mean and variance change when a unit leaves"
+
+
+def per_channel(flow: Flow, x: Label, channel: Axis, vectors: list[Axis], affine: bool) -> Axis:
+    """The channel axis after ``(x - mean) / std * weight + bias``: zero where weight and bias are, or x and mean."""
+    out: list[Factor] = []
+    for ids, carries, size in flow.tie([channel, *vectors]):
+        carry = None
+        if ids is not None:
+            own = carries[0]
+            assert own is not None
+            carry = np.where(np.isinf(own), POISON, np.where((own == 0) | affine, 0.0, UNKNOWN))
+        out.append(Factor(size, ids, carry))
+    return tuple(out)
+
+
+def _batch_norm(flow: Flow, call: Call) -> Label:
+    """Statistics per channel (axis 1), running or of the batch; zero running mean and affine come with the unit."""
+    x = flow.of(call["input"])
+    at = 1 if len(x.axes) > 1 else 0
+    names = ("weight", "bias", "running_mean", "running_var")
+    vectors = [flow.of(call[name]).axes[0] for name in names if call.get(name) is not None]
+    axes = [tuple(f.with_carry(np.full(f.size, UNKNOWN)) for f in axis) for axis in x.axes]
+    channel = x.axes[at]
+    if axis_size(channel) != 1:
+        axes[at] = per_channel(flow, x, channel, vectors, affine=call.get("weight") is not None)
+    if call.get("running_var") is not None:
+        flow.consume(flow.of(call["running_var"]).axes[0])
+    return Label(tuple(axes), x.static)
+
+
+def _layer_norm(flow: Flow, call: Call) -> Label:
+    x, count = flow.of(call["input"]), len(call["normalized_shape"])
+    return _averaging(flow, call, x, count, ("weight", "bias"))
+
+
+def _averaging(flow: Flow, call: Call, x: Label, count: int, names: tuple[str, ...]) -> Label:
+    split = len(x.axes) - count
+    why = AVERAGED.format(node=call.node.name)
+    for axis in x.axes[split:]:
+        flow.freeze_axis(axis, why, REMEDY)
+    for name in names:
+        if call.get(name) is not None:
+            for own, axis in zip(flow.of(call[name]).axes, x.axes[split:], strict=True):
+                if axis_size(own) != 1:
+                    flow.tie([own, axis])
+                flow.freeze_axis(own, why, REMEDY)
+    lead = [tuple(f.with_carry(np.full(f.size, UNKNOWN)) for f in axis) for axis in x.axes[:split]]
+    return Label((*lead, *x.axes[split:]), x.static)
+
+
+REMEDY = "batch norm keeps statistics per channel and would let units leave"
+
+
+def _group_norm(flow: Flow, call: Call) -> Label:
+    """Whole groups may leave; within one, the statistics hold every channel."""
+    x, groups = flow.of(call["input"]), call["num_groups"]
+    channel = x.axes[1]
+    outer, inner = regroup(flow, [channel], [groups, axis_size(channel) // groups])
+    flow.freeze_axis(inner, AVERAGED.format(node=call.node.name), REMEDY)
+    affine = [flow.of(call[n]).axes[0] for n in ("weight", "bias") if call.get(n) is not None]
+    axes = [tuple(f.with_carry(np.full(f.size, UNKNOWN)) for f in axis) for axis in x.axes]
+    axes[1] = per_channel(flow, x, (*outer, *inner), affine, affine=bool(affine)) if axis_size(channel) > 1 else ()
+    return Label(tuple(axes), x.static)
+
+
+def _group_norm_rewrite(call: Call, cut: Cut) -> Rewrite:
+    channel, groups = cut.of(call["input"]).axes[1], call["num_groups"]
+    return Rewrite({"num_groups": groups * cut.count(channel) // axis_size(channel)})
+
+
+def _weight_norm(flow: Flow, call: Call) -> Label:
+    """w = g v / ||v||: zero where g is; v is cut but never masked, as 0 / 0 is no number."""
+    v, g = flow.of(call["v"]), flow.of(call["g"])
+    axes: list[Axis] = []
+    for own, gain in zip(v.axes, g.axes, strict=True):
+        if axis_size(gain) != 1:
+            flow.consume(own)
+            tied = flow.tie([own, gain])
+            axes.append(tuple(Factor(s, ids, None if ids is None else np.zeros(s)) for ids, _, s in tied))
+        else:
+            flow.consume(own)
+            flow.freeze_axis(own, "is part of the norm that weight normalisation divides by")
+            axes.append(own)
+    return Label(tuple(axes), v.static and g.static)
+
+
+CHANNEL = {name: ("channel",) for name in ("weight", "bias", "running_mean", "running_var")}
+
+row("aten.batch_norm", "aten.instance_norm", labels=_batch_norm, roles=CHANNEL)
+row("aten.layer_norm", "aten.rms_norm", labels=_layer_norm, roles=CHANNEL)
+row("aten.group_norm", labels=_group_norm, rewrite=_group_norm_rewrite, roles=CHANNEL)
+row("aten._weight_norm", labels=_weight_norm)

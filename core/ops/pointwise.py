@@ -1,0 +1,152 @@
+"""Elementwise ops. One rule serves them all: torch itself is asked what the op makes of zeros and constants."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from coppice.core.calls import Call
+from coppice.core.graph import is_tensor
+from coppice.core.labels import (
+    POISON,
+    UNKNOWN,
+    Axis,
+    Carry,
+    Factor,
+    Flow,
+    Label,
+    axis_size,
+    free,
+    keep_zero,
+)
+from coppice.core.ops import row
+
+PROBES = (-1e30, -117.25, -3.5, -1.0, -0.375, -1e-6, 1e-6, 0.4375, 1.0, 2.75, 131.5, 1e30)
+"""What an unknown finite operand is tried with. Zero is left out: x / 0 is as undefined before a cut as after it."""
+
+_OPEN = 1e99  # stands for UNKNOWN where NaN could not be compared
+
+
+def labels(flow: Flow, call: Call) -> Label:
+    """Operands are tied along every axis where they are not broadcast."""
+    operands = [(name, node, flow.of(node)) for name, node in call.tensors()]
+    rank = len(call.out.shape)
+    axes: list[Axis] = []
+    for k in range(rank):
+        present = [
+            (name, axis)
+            for name, _, label in operands
+            if (at := k - rank + len(label.axes)) >= 0 and axis_size(axis := label.axes[at]) != 1
+        ]
+        if not present:
+            axes.append(free(call.out.shape[k]))
+            continue
+        out: list[Factor] = []
+        for ids, carries, size in flow.tie([axis for _, axis in present]):
+            if ids is None:
+                out.append(Factor(size))
+                continue
+            known = {name: carry for (name, _), carry in zip(present, carries, strict=True) if carry is not None}
+            out.append(Factor(size, ids, carry_through(call, known)))
+        axes.append(tuple(out))
+    return Label(tuple(axes), static=all(label.static for _, _, label in operands))
+
+
+def carry_through(call: Call, known: dict[str, Carry]) -> Carry:
+    """What the op makes of slices that hold ``known`` numbers, the other operands being anything."""
+    names = list(known)
+    stacked = np.stack([known[name] for name in names])
+    columns, inverse = np.unique(np.where(np.isnan(stacked), _OPEN, stacked), axis=1, return_inverse=True)
+    literals = tuple((name, _literal(value)) for name, value in call.arguments.items())
+    results = [
+        _evaluate(call.target, literals, tuple((n, v) for n, v in zip(names, column.tolist(), strict=True) if v != _OPEN))
+        for column in columns.T
+    ]
+    return np.array(results)[inverse.reshape(-1)]
+
+
+def _literal(value: Any) -> Any:
+    """A hashable stand-in for one argument: ``("tensor", dtype)``, ``("size",)``, or the literal itself."""
+    if is_tensor(value):
+        return ("tensor", value.meta["value"].dtype)
+    if hasattr(value, "meta"):
+        return ("size",)
+    return tuple(value) if isinstance(value, list) else value
+
+
+@cache
+def _evaluate(target: Any, literals: tuple[tuple[str, Any], ...], known: tuple[tuple[str, float], ...]) -> float:
+    """The one finite number the op returns whatever its unknown operands hold; else `UNKNOWN` or `POISON`."""
+    given = dict(known)
+    if any(math.isinf(value) for value in given.values()):
+        return POISON
+    tensors = [(name, value[1]) for name, value in literals if isinstance(value, tuple) and value[:1] == ("tensor",)]
+    open_names = [name for name, _ in tensors if name not in given]
+    choices = [_probes(dtype) for name, dtype in tensors if name in open_names]
+    trials = list(itertools.islice(itertools.product(*choices), 4096))
+    batch = torch.tensor(trials, dtype=torch.float64).reshape(len(trials), len(open_names))
+    arguments: dict[str, Any] = {}
+    for name, value in literals:
+        if isinstance(value, tuple) and value[:1] == ("tensor",):
+            wide = _widen(value[1])
+            column = (
+                batch[:, open_names.index(name)]
+                if name in open_names
+                else torch.full((len(trials),), given[name], dtype=torch.float64)
+            )
+            arguments[name] = column.to(wide)
+        elif value == ("size",):
+            return UNKNOWN
+        else:
+            arguments[name] = value
+    try:
+        result = target(**arguments)
+    except (RuntimeError, TypeError, NotImplementedError):
+        return UNKNOWN
+    numbers = result.to(torch.float64)
+    if not torch.isfinite(numbers).all():
+        return UNKNOWN if open_names else POISON
+    return float(numbers[0]) if bool((numbers == numbers[0]).all()) else UNKNOWN
+
+
+def _probes(dtype: torch.dtype) -> tuple[float, ...]:
+    if dtype is torch.bool:
+        return (0.0, 1.0)
+    return PROBES if dtype.is_floating_point else (-7.0, -1.0, 1.0, 2.0, 5.0, 1000.0)
+
+
+def _widen(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype.is_floating_point else dtype
+
+
+def identity(flow: Flow, call: Call) -> Label:
+    """The first operand, moved or copied; a cast to integers keeps zeros and forgets other constants."""
+    label = flow.of(call.tensors()[0][1])
+    if call.out.dtype is None or call.out.dtype.is_floating_point:
+        return label
+    return Label(tuple(keep_zero(axis) for axis in label.axes), label.static)
+
+
+def _prelu(flow: Flow, call: Call) -> Label:
+    """``weight`` has one entry or one per channel (axis 1); prelu(0) = 0."""
+    x, weight = flow.of(call["self"]), flow.of(call["weight"])
+    axes = [keep_zero(axis) for axis in x.axes]
+    at = min(1, len(axes) - 1)
+    if axis_size(weight.axes[0]) > 1:
+        tied = flow.tie([axes[at], weight.axes[0]])
+        axes[at] = tuple(Factor(size, ids, carries[0]) for ids, carries, size in tied)
+    return Label(tuple(axes), x.static and weight.static)
+
+
+row(
+    "aten.dropout", "aten.alpha_dropout", "aten.feature_dropout", "aten.clone", "aten.contiguous", "aten.detach",
+    "aten.to", "aten._to_copy", "aten.alias", "aten.lift_fresh_copy", "aten.type_as", "aten.float", "aten.double",
+    "aten.half", "aten.positive", "aten.lift",
+    labels=identity, transport=True,
+)  # fmt: skip
+row("aten.prelu", labels=_prelu)

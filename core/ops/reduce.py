@@ -1,0 +1,78 @@
+"""Ops that fold an axis into one number, or compare positions along it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from coppice.core.calls import Call
+from coppice.core.labels import Axis, Flow, Label, axis_size, keep_zero
+from coppice.core.ops import row
+
+
+def _dims(call: Call, rank: int) -> list[int]:
+    dim = call.get("dim")
+    if dim is None or dim == []:
+        return list(range(rank))
+    return [d % rank for d in ([dim] if isinstance(dim, int) else dim)] if rank else []
+
+
+def _reduce(flow: Flow, call: Call, additive: bool) -> Label:
+    x = flow.of(call.tensors()[0][1])
+    dims = _dims(call, len(x.axes))
+    keep = len(call.out.shape) == len(x.axes) and bool(dims)
+    axes: list[Axis] = []
+    for k, axis in enumerate(x.axes):
+        if k not in dims:
+            axes.append(keep_zero(axis))
+            continue
+        for factor in axis:
+            if factor.ids is None or factor.carry is None:
+                continue
+            if additive:
+                flow.freeze(factor.ids[factor.carry != 0], f"is not zero where `{call.node.name}` sums over it")
+            else:
+                flow.freeze(factor.ids, f"is reduced over by `{call.node.name}`, whose result depends on how many there are")
+        if keep:
+            axes.append(())
+    return Label(tuple(axes), x.static)
+
+
+def _sum(flow: Flow, call: Call) -> Label:
+    """A sum, or a norm of order 2 or 1: a zero adds nothing."""
+    return _reduce(flow, call, additive=call.get("ord", 2) in (1, 2) and call.get("p", 2) in (1, 2))
+
+
+def _count(flow: Flow, call: Call) -> Label:
+    return _reduce(flow, call, additive=False)
+
+
+def _along(flow: Flow, call: Call) -> Label:
+    """Shape-keeping ops whose result at one position depends on the others along ``dim``: softmax, cumsum."""
+    x = flow.of(call.tensors()[0][1])
+    dims = _dims(call, len(x.axes))
+    axes: list[Axis] = []
+    for k, axis in enumerate(x.axes):
+        if k in dims and axis_size(axis) != 1:
+            flow.freeze_axis(axis, f"is compared with the others of its axis by `{call.node.name}`")
+            axes.append(axis)
+        else:
+            axes.append(tuple(f.with_carry(np.full(f.size, np.nan)) for f in axis))
+    return Label(tuple(axes), x.static)
+
+
+def _cumulative(flow: Flow, call: Call) -> Label:
+    x = flow.of(call["self"])
+    kept = _along(flow, call)
+    dims = _dims(call, len(x.axes))
+    axes = [kept.axes[k] if k in dims else keep_zero(axis) for k, axis in enumerate(x.axes)]
+    return Label(tuple(axes), x.static)
+
+
+row("aten.sum", "aten.linalg_vector_norm", "aten.norm", labels=_sum)
+row(
+    "aten.mean", "aten.amax", "aten.amin", "aten.max.default", "aten.min.default", "aten.var", "aten.std", "aten.prod",
+    "aten.logsumexp", "aten.argmax", "aten.argmin", "aten.any", "aten.all", "aten.count_nonzero",
+    labels=_count,
+)  # fmt: skip
+row("aten.softmax", "aten.log_softmax", "aten._softmax", "aten._log_softmax", labels=_along)
+row("aten.cumsum", labels=_cumulative)

@@ -1,0 +1,178 @@
+/* Which variants there are, which of them this machine can run, and running one. */
+#include "kernels.h"
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <string.h>
+
+#if COPPICE_X86
+#include <cpuid.h>
+#endif
+
+static const char *const isa_names[] = {
+    [COPPICE_GENERIC] = "generic", [COPPICE_AVX2] = "avx2", [COPPICE_AVX512] = "avx512"};
+
+enum { isa_count = sizeof isa_names / sizeof *isa_names, unlimited = isa_count - 1 };
+
+static atomic_int isa_limit = unlimited;
+
+#if COPPICE_X86
+
+/* The register files that the operating system saves on a task switch: XCR0. */
+static unsigned saved_state(void) {
+    unsigned low, high;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
+}
+
+/* Intel SDM volume 1, 13.2 and 15.2-15.4: the CPU must have the instructions and the system must save the registers. */
+static int detect(void) {
+    enum { ymm_saved = 0x06, zmm_saved = 0xe6 };
+    unsigned eax, ebx, ecx, edx;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE) || !(ecx & bit_AVX) || !(ecx & bit_FMA))
+        return COPPICE_GENERIC;
+    const unsigned saved = saved_state();
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(ebx & bit_AVX2) || (saved & ymm_saved) != ymm_saved)
+        return COPPICE_GENERIC;
+    return (ebx & bit_AVX512F) && (saved & zmm_saved) == zmm_saved ? COPPICE_AVX512 : COPPICE_AVX2;
+}
+
+/* CPUID leaves a virtual machine for its host, which takes microseconds: asked once. */
+static int highest_isa(void) {
+    static atomic_int cached = -1;
+    int isa = atomic_load_explicit(&cached, memory_order_relaxed);
+    if (isa < 0) {
+        isa = detect();
+        atomic_store_explicit(&cached, isa, memory_order_relaxed);
+    }
+    return isa;
+}
+
+#else
+
+static int highest_isa(void) {
+    return COPPICE_GENERIC;
+}
+
+#endif
+
+/* A variant's function takes the arguments of its primitive; the table needs one type for all. */
+#define COPPICE_VARIANT(primitive, name, isa)                                                                          \
+    static int32_t run_##primitive##_##name(const void *args) {                                                        \
+        const int32_t status = coppice_##primitive##_check(args);                                                      \
+        if (status == COPPICE_OK)                                                                                      \
+            coppice_##primitive##_##name(args);                                                                        \
+        return status;                                                                                                 \
+    }
+#include "variants.def"
+#undef COPPICE_VARIANT
+
+typedef struct row {
+    const char *primitive;
+    const char *name;
+    int32_t isa;
+    int32_t (*run)(const void *args);
+} row;
+
+#define COPPICE_VARIANT(primitive, name, isa) {#primitive, #name, isa, run_##primitive##_##name},
+static const row rows[] = {
+#include "variants.def"
+};
+#undef COPPICE_VARIANT
+
+enum { row_count = sizeof rows / sizeof *rows };
+
+static int available(const row *variant) {
+    return variant->isa <= coppice_isa_active();
+}
+
+static int32_t run_best(const char *primitive, const void *args) {
+    for (int32_t variant = row_count - 1; variant >= 0; variant--)
+        if (available(&rows[variant]) && strcmp(rows[variant].primitive, primitive) == 0)
+            return rows[variant].run(args);
+    return COPPICE_VARIANT_UNKNOWN;
+}
+
+int32_t coppice_spmm_f32(const coppice_spmm_f32_args *args) {
+    return run_best("spmm_f32", args);
+}
+
+int32_t coppice_variant_count(void) {
+    return row_count;
+}
+
+int32_t coppice_variant_info(int32_t variant, coppice_variant *info) {
+    if (!info)
+        return COPPICE_NULL;
+    if (variant < 0 || variant >= row_count)
+        return COPPICE_VARIANT_UNKNOWN;
+    const row *found = &rows[variant];
+    *info = (coppice_variant){found->primitive, found->name, found->isa, available(found)};
+    return COPPICE_OK;
+}
+
+int32_t coppice_variant_run(int32_t variant, const void *args) {
+    if (variant < 0 || variant >= row_count)
+        return COPPICE_VARIANT_UNKNOWN;
+    return available(&rows[variant]) ? rows[variant].run(args) : COPPICE_ISA_MISSING;
+}
+
+int32_t coppice_isa_active(void) {
+    const int highest = highest_isa(), limit = atomic_load_explicit(&isa_limit, memory_order_relaxed);
+    return limit < highest ? limit : highest;
+}
+
+const char *coppice_isa_name(int32_t isa) {
+    return isa < 0 || isa >= isa_count ? NULL : isa_names[isa];
+}
+
+int32_t coppice_isa_limit(const char *name) {
+    int limit = unlimited;
+    if (name) {
+        for (limit = 0; limit < isa_count && strcmp(isa_names[limit], name) != 0;)
+            limit++;
+        if (limit == isa_count)
+            return COPPICE_ISA_UNKNOWN;
+        if (limit > highest_isa())
+            return COPPICE_ISA_MISSING;
+    }
+    atomic_store_explicit(&isa_limit, limit, memory_order_relaxed);
+    return COPPICE_OK;
+}
+
+int32_t coppice_abi_version(void) {
+    return COPPICE_ABI_VERSION;
+}
+
+const char *coppice_status_text(int32_t status) {
+    switch (status) {
+    case COPPICE_OK:
+        return "done";
+    case COPPICE_NULL:
+        return "a pointer that is needed is NULL";
+    case COPPICE_SIZE:
+        return "a size is negative or more than can be addressed";
+    case COPPICE_STRIDE:
+        return "a row stride is shorter than its row, or more than can be addressed";
+    case COPPICE_ALIGNMENT:
+        return "a pointer is not a multiple of its element's size";
+    case COPPICE_CLAMP:
+        return "the lower bound of the activation is above the upper one, or one of them is NaN";
+    case COPPICE_SCRATCH:
+        return "the scratch buffer is too small";
+    case COPPICE_LAYOUT:
+        return "this library does not know the layout of the weight";
+    case COPPICE_STARTS:
+        return "starts does not rise from zero to the number of entries";
+    case COPPICE_COLUMNS:
+        return "the columns of a row do not rise strictly, or leave their slab";
+    case COPPICE_ISA_UNKNOWN:
+        return "no instruction set has this name";
+    case COPPICE_ISA_MISSING:
+        return "this machine lacks the instruction set, or the library was built without it";
+    case COPPICE_VARIANT_UNKNOWN:
+        return "no variant has this number";
+    default:
+        return "unknown status";
+    }
+}

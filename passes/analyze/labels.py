@@ -1,0 +1,133 @@
+"""The label walk: every axis of every value gets its factors, and the op table states what ties them (DESIGN 4.1, 4.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import fx
+
+from coppice.core.calls import Call, op_name
+from coppice.core.errors import CoppiceError
+from coppice.core.graph import Graph, Value, is_tensor
+from coppice.core.labels import Flow, Ids, Label, Reason, free, labelled
+from coppice.core.ops import lookup
+from coppice.core.solve import Bools
+
+NO_ROW = "reaches `{op}`, which the op table does not know"
+OUTPUT = "is part of the model's output, whose shape is kept"
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """The facts of one walk, stamped with the graph's version.
+
+    ``axes[name][k]`` are the variables along axis k of tensor ``name`` (None where the axis has size 1 or the tensor is
+    not floating point); ``masked`` says of every variable whether its slice is zeroed when its unit is removed (a
+    consumer's slice is only cut).
+    """
+
+    graph: Graph
+    version: int
+    flow: Flow
+    axes: dict[str, tuple[Ids | None, ...]]
+    masked: Bools
+
+    @property
+    def labels(self) -> dict[fx.Node, Label | tuple[Label, ...]]:
+        return self.flow.labels
+
+
+def analyze(graph: Graph) -> Analysis:
+    """Walk ``graph`` once, in order; near-linear in the number of nodes and units."""
+    flow = Flow()
+    axes: dict[str, tuple[Ids | None, ...]] = {}
+    for node in graph.fx.nodes:
+        flow.here = Reason("", node.name, str(node.meta.get("source", "")))
+        if node.op == "placeholder":
+            value = node.meta["value"]
+            flow.labels[node] = Label(tuple(free(size) for size in value.shape) if isinstance(value, Value) else ())
+        elif node.op == "get_attr":
+            flow.labels[node] = _tensor(flow, graph.tensors[str(node.target)], str(node.target), axes)
+        elif node.op == "call_function":
+            _call(flow, node)
+        else:
+            for leaf in node.all_input_nodes:
+                if is_tensor(leaf):
+                    flow.freeze_label(flow.of(leaf), OUTPUT)
+    return Analysis(graph, graph.version, flow, axes, _masked(flow))
+
+
+def _tensor(flow: Flow, tensor: torch.Tensor, name: str, axes: dict[str, tuple[Ids | None, ...]]) -> Label:
+    if not tensor.is_floating_point() or 0 in tensor.shape:
+        return Label(tuple(free(size) for size in tensor.shape), static=True)
+    label = Label(tuple(flow.fresh_axis(size, carry=0.0) for size in tensor.shape), static=True)
+    axes[name] = tuple(axis[0].ids if axis else None for axis in label.axes)
+    return label
+
+
+def _call(flow: Flow, node: fx.Node) -> None:
+    value = node.meta["value"]
+    call = Call(node)
+    op = lookup(node.target)
+    if isinstance(value, Value) and value.dtype is None:
+        _size(flow, node)
+        return
+    already = len(flow.consumed)
+    if op is None or (not isinstance(value, (Value, tuple)) and value is not None):
+        _unknown(flow, call, NO_ROW.format(op=op_name(node.target)))
+    else:
+        try:
+            flow.labels[node] = op.labels(flow, call)
+        except CoppiceError:
+            raise
+        except (LookupError, ValueError, TypeError, AssertionError, AttributeError) as error:
+            _unknown(flow, call, f"reaches `{call.node.name}` in a form its row does not cover ({error})")
+    if op is None or not op.transport:
+        fresh = {id(ids) for ids in flow.consumed[already:]}
+        for operand in node.all_input_nodes:
+            label = flow.labels.get(operand)
+            if isinstance(label, Label) and label.static:
+                flow.produced += [f.ids for axis in label.axes for f in axis if f.ids is not None and id(f.ids) not in fresh]
+
+
+def _size(flow: Flow, node: fx.Node) -> None:
+    """A symbolic size read off a tensor: had its axis units, the number would change with them."""
+    for operand in node.all_input_nodes:
+        label = flow.labels.get(operand)
+        if isinstance(label, Label) and len(node.args) > 1 and isinstance(node.args[1], int):
+            axis = label.axes[node.args[1]]
+            if labelled(axis):
+                flow.freeze_axis(axis, f"has its size read by `{node.name}`")
+
+
+def _unknown(flow: Flow, call: Call, why: str) -> None:
+    for operand in call.node.all_input_nodes:
+        label = flow.labels.get(operand)
+        for part in label if isinstance(label, tuple) else (label,) if label else ():
+            flow.freeze_label(part, why, "add a row to the op table, or leave this op out of the pruned part")
+    value = call.node.meta["value"]
+    made = [Label(tuple(free(s) for s in v.shape)) if isinstance(v, Value) else Label(()) for v in _leaves(value)]
+    flow.labels[call.node] = tuple(made) if isinstance(value, tuple) else made[0]
+
+
+def _leaves(value: object) -> tuple[object, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _masked(flow: Flow) -> Bools:
+    """Variables whose own slice must be zeroed; a grid passes the mark both ways. Too many marks are harmless."""
+    masked = np.zeros(flow.count, bool)
+    for ids in flow.produced:
+        masked[ids] = True
+    for grid in flow.grids:
+        rows = masked[grid.flat].reshape(grid.shape)
+        for k, part in enumerate(grid.parts):
+            masked[part] |= rows.any(axis=tuple(j for j in range(rows.ndim) if j != k))
+    for grid in reversed(flow.grids):
+        total = np.zeros(grid.shape, bool)
+        for k, part in enumerate(grid.parts):
+            total |= masked[part].reshape([-1 if j == k else 1 for j in range(len(grid.parts))])
+        masked[grid.flat] |= total.reshape(-1)
+    return masked

@@ -1,0 +1,257 @@
+"""`build_space`: solve the facts of a graph, gather families, name them, and price every config."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import fx, nn
+
+from coppice.core.cost import CostModel
+from coppice.core.errors import UnsupportedError, UsageError
+from coppice.core.graph import Graph
+from coppice.core.labels import Ids, Reason
+from coppice.core.names import unknown_name
+from coppice.core.ops import Op, lookup
+from coppice.core.solve import Solution, solve
+from coppice.core.space import Family, Frozen, Slice, Space
+from coppice.passes.analyze.labels import Analysis, analyze
+from coppice.passes.space.families import leaf_table, signatures
+from coppice.passes.space.price import price
+
+Ignore = Sequence[str | type[nn.Module] | nn.Module | re.Pattern[str]]
+Bound = int | float | tuple[int | float, int | float]
+
+
+def build_space(
+    graph: Graph,
+    *,
+    ignore: Ignore | str = (),
+    round_to: int = 1,
+    bounds: Mapping[str, Bound] | None = None,
+    analysis: Analysis | None = None,
+) -> Space:
+    """The space of subnets of ``graph``.
+
+    ``ignore`` names what keeps all its outputs: parameter or module names, glob patterns, compiled regexes, module
+    types or instances. ``round_to`` makes widths multiples of it. ``bounds`` maps family or module names to the least
+    width that may stay (an int, or a fraction of the family), or to (least, most).
+
+    Raises `UnsupportedError` for a model without parameters, `UsageError` for names that match nothing.
+    """
+    if not graph.parameters():
+        raise UnsupportedError(
+            "the model has no parameters that its output depends on",
+            place=graph.name,
+            remedy="pass a model with weights, or check that forward uses them",
+        )
+    if not isinstance(round_to, int) or round_to < 1:
+        raise UsageError(f"round_to is {round_to!r}", place="build_space", remedy="give a positive whole number, e.g. 8")
+    analysis = analysis or analyze(graph)
+    graph.expect(analysis.version, "the analysis")
+    flow = analysis.flow
+    tensor_ids = [ids for axes in analysis.axes.values() for ids in axes if ids is not None]
+    solution = solve(flow, tensor_ids, list(_ignored(graph, analysis, [ignore] if isinstance(ignore, str) else ignore)))
+    leaves = leaf_table(solution)
+    roles = Roles(graph)
+    families = _families(analysis, solution, leaves, roles, round_to)
+    families = _bounded(families, bounds or {})
+    return Space(
+        graph=graph,
+        version=graph.version,
+        families=families,
+        frozen=_frozen(analysis, solution, roles),
+        solution=solution,
+        tensor_axes=analysis.axes,
+        masked=analysis.masked,
+        leaves=leaves,
+        costs=_price(analysis, solution, leaves, families),
+        labels=dict(analysis.labels),
+        options={"round_to": round_to, "ignore": [str(entry) for entry in ([ignore] if isinstance(ignore, str) else ignore)]},
+    )
+
+
+def _price(analysis: Analysis, solution: Solution, leaves: Ids, families: Sequence[Family]) -> CostModel:
+    return price(analysis.graph, analysis.flow, analysis.axes, solution, leaves, [f.classes for f in families])
+
+
+# ---- families ------------------------------------------------------------------------------------------------------
+
+
+def _families(
+    analysis: Analysis, solution: Solution, leaves: Ids, roles: Roles, round_to: int
+) -> tuple[Family, ...]:
+    places = [(name, k, ids) for name, axes in analysis.axes.items() for k, ids in enumerate(axes) if ids is not None]
+    last = np.iinfo(np.int64).max
+    first = np.full(solution.size, last)  # where a leaf is first seen, as (axis, position) in one number
+    made = np.zeros(solution.size, bool)
+    width = 1 + max((len(ids) for _, _, ids in places), default=0)
+    for order, (_, _, ids) in enumerate(places):
+        for column in leaves[solution.class_of[ids]].T:
+            live = np.flatnonzero(column >= 0)
+            np.minimum.at(first, column[live], order * width + live)
+            made[column[live[analysis.masked[ids[live]]]]] = True
+    units = np.flatnonzero(made & (first < last))
+    units = units[np.argsort(first[units], kind="stable")]
+    signature = signatures(solution, leaves, _distinct_axes(analysis))[units]
+    _, start, group = np.unique(signature, return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(start))[group]  # families in order of their first unit
+    family_of = np.full(solution.size, -1)
+    family_of[units] = rank
+    slices: list[list[Slice]] = [[] for _ in start]
+    for name, k, ids in places:
+        rows = leaves[solution.class_of[ids]]
+        owner = np.where(rows >= 0, family_of[rows], -1)
+        for f in np.unique(owner[owner >= 0]).tolist():
+            masked = bool(analysis.masked[ids[(owner == f).any(axis=1)]].any())
+            slices[f].append(Slice(name, k, roles(name, k), masked))
+    taken: set[str] = set()
+    return tuple(
+        Family(_unique(_family_name(own), taken), units[rank == f], tuple(own), 1, 0, round_to)
+        for f, own in enumerate(slices)
+    )
+
+
+def _distinct_axes(analysis: Analysis) -> list[Ids]:
+    """Every labelled run of variables once: along tensors, and along values that differ from all before."""
+    seen: dict[int, Ids] = {}
+    for axes in analysis.axes.values():
+        for ids in axes:
+            if ids is not None:
+                seen[id(ids)] = ids
+    for label in analysis.labels.values():
+        for part in label if isinstance(label, tuple) else (label,):
+            for axis in part.axes:
+                for factor in axis:
+                    if factor.ids is not None:
+                        seen[id(factor.ids)] = factor.ids
+    return list(seen.values())
+
+
+def _family_name(slices: Sequence[Slice]) -> str:
+    """The module that makes the units: that of the first weight they are the outputs of."""
+    made = [s for s in slices if s.masked]
+    best = next((s for s in made if s.role in ("out", "feature") and s.tensor.endswith("weight")), None)
+    best = best or next((s for s in made if s.role == "out"), None) or (made or list(slices))[0]
+    return best.tensor.rpartition(".")[0] or best.tensor
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    candidate, n = name, 1
+    while candidate in taken:
+        n += 1
+        candidate = f"{name}#{n}"
+    taken.add(candidate)
+    return candidate
+
+
+class Roles:
+    """What each axis of each tensor means, from the first op with a row that reads it: ``out``, ``in``, ``channel``."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._reader: dict[str, tuple[Op, fx.Node, fx.Node]] = {}
+        for node in graph.fx.nodes:
+            if node.op == "get_attr":
+                readers = ((op, user, node) for user in node.users if (op := lookup(user.target)) is not None)
+                self._reader.setdefault(str(node.target), next(readers, None))  # type: ignore[arg-type]
+
+    def __call__(self, tensor: str, axis: int) -> str:
+        reader = self._reader.get(tensor)
+        return str(axis) if reader is None else reader[0].role(reader[1], reader[2], axis)
+
+
+# ---- options -------------------------------------------------------------------------------------------------------
+
+
+def _ignored(graph: Graph, analysis: Analysis, ignore: Ignore) -> list[tuple[Ids, Reason]]:
+    """Freeze the outputs of what the user wants left alone: every masked axis of the matching tensors."""
+    result: list[tuple[Ids, Reason]] = []
+    for entry in ignore:
+        names = _matching(graph, entry)
+        for name in names:
+            for ids in analysis.axes.get(graph.canonical(name), ()):
+                if ids is not None and analysis.masked[ids].any():
+                    result.append((ids[analysis.masked[ids]], Reason(f"is ignored on request ({_entry_name(entry)})")))
+    return result
+
+
+def _entry_name(entry: Any) -> str:
+    if isinstance(entry, re.Pattern):
+        return entry.pattern
+    return entry.__name__ if isinstance(entry, type) else entry if isinstance(entry, str) else type(entry).__name__
+
+
+def _matching(graph: Graph, entry: Any) -> list[str]:
+    tensors = [*graph.tensors, *graph.aliases]
+    modules = {name for tensor in tensors for name in _parents(tensor)}
+    if isinstance(entry, (type, nn.Module)):
+        owner = dict(graph.model.named_modules(remove_duplicate=False)) if graph.model is not None else {}
+        hits = {n for n, m in owner.items() if (m is entry if isinstance(entry, nn.Module) else isinstance(m, entry))}
+    elif isinstance(entry, re.Pattern):
+        hits = {n for n in (*tensors, *modules) if entry.search(n)}
+    elif isinstance(entry, str):
+        pattern = re.compile(re.escape(entry).replace(r"\*", ".*").replace(r"\?", "."))
+        hits = {n for n in (*tensors, *modules) if pattern.fullmatch(n)}
+    else:
+        raise UsageError(
+            f"{entry!r} cannot name a layer", place="ignore", remedy="give a name, a glob, a regex, a module or its type"
+        )
+    if not hits:
+        raise unknown_name("layer or parameter", _entry_name(entry), sorted({*tensors, *modules}))
+    return [t for t in tensors if t in hits or any(parent in hits for parent in _parents(t))]
+
+
+def _parents(tensor: str) -> list[str]:
+    parts = tensor.split(".")
+    return [".".join(parts[:k]) for k in range(1, len(parts))]
+
+
+def _bounded(families: tuple[Family, ...], bounds: Mapping[str, Bound]) -> tuple[Family, ...]:
+    named = {f.name: f for f in families}
+    for name in bounds:
+        if not any(name in (f, f.split("#")[0]) for f in named):
+            raise unknown_name("family", name, named)
+    result: list[Family] = []
+    for family in families:
+        bound = bounds.get(family.name, bounds.get(family.name.split("#")[0]))
+        low, high = bound if isinstance(bound, tuple) else (bound, None)
+        least = 1 if low is None else _width(low, family, up=True)
+        most = 0 if high is None else _width(high, family, up=False)
+        if most and most < least:
+            raise UsageError(f"the bounds {bound} leave no width", place=f"family {family.name}")
+        result.append(Family(family.name, family.classes, family.slices, least, most, family.round_to))
+    return tuple(result)
+
+
+def _width(bound: int | float, family: Family, up: bool) -> int:
+    exact = bound * family.size if isinstance(bound, float) else bound
+    width = int(np.ceil(exact - 1e-9) if up else np.floor(exact + 1e-9))
+    if not 1 <= width <= family.size:
+        raise UsageError(f"a bound of {bound} is outside 1..{family.size}", place=f"family {family.name}")
+    return width
+
+
+# ---- frozen --------------------------------------------------------------------------------------------------------
+
+
+def _frozen(analysis: Analysis, solution: Solution, roles: Roles) -> tuple[Frozen, ...]:
+    """One entry per axis of a parameter that holds frozen positions, with the first reason found for it."""
+    result: list[Frozen] = []
+    for name, axes in analysis.axes.items():
+        for k, ids in enumerate(axes):
+            if ids is None:
+                continue
+            classes = solution.class_of[ids]
+            held = np.flatnonzero(solution.frozen[classes])
+            named = roles(name, k)
+            if not len(held) or named == "window":
+                continue
+            why = solution.why(int(classes[held[0]]))
+            result.append(
+                Frozen(f"{name}[{named}]", why.text, why.source, len(ids), len(held), why.remedy, why.node)
+            )
+    return tuple(result)
+
+

@@ -1,0 +1,110 @@
+"""The cost model of a space: kept counts as polynomials in widths, MACs from the op table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import fx, nn
+
+from coppice.core.calls import Call
+from coppice.core.cost import CostModel, Term, merge_terms
+from coppice.core.graph import Graph
+from coppice.core.labels import Flow, Ids
+from coppice.core.ops import lookup
+from coppice.core.solve import Solution
+
+Polynomial = tuple[tuple[tuple[int, ...], float], ...]
+
+
+def price(
+    graph: Graph,
+    flow: Flow,
+    tensor_axes: Mapping[str, tuple[Ids | None, ...]],
+    solution: Solution,
+    leaves: Ids,
+    families: Sequence[Ids],
+) -> CostModel:
+    """Price params, MACs of one sample, and bytes for every config over ``families`` (classes of each)."""
+    family_of = np.full(solution.size, -1, np.int64)
+    for f, classes in enumerate(families):
+        family_of[classes] = f
+    counter = _Counter(solution, leaves, family_of, [len(c) for c in families])
+    terms: list[Term] = []
+    for name, tensor in graph.tensors.items():
+        fixed, axes = 1, []
+        for k, size in enumerate(tensor.shape):
+            ids = tensor_axes[name][k] if name in tensor_axes else None
+            if ids is None:
+                fixed *= size
+            else:
+                axes.append(counter.factor(ids))
+        trained = 1.0 if isinstance(tensor, nn.Parameter) else 0.0
+        terms.append(Term((trained * fixed, 0.0, float(tensor.element_size() * fixed)), tuple(axes)))
+    samples = _samples(graph)
+    for node in graph.fx.nodes:
+        if node.op == "call_function":
+            terms += _node_terms(node, flow, counter, samples)
+    monomials = sorted({m for poly in counter.polynomials for m, _ in poly}) or [()]
+    counts = np.zeros((max(1, len(counter.polynomials)), len(monomials)))
+    for a, poly in enumerate(counter.polynomials):
+        for monomial, coefficient in poly:
+            counts[a, monomials.index(monomial)] += coefficient
+    return CostModel(len(families), tuple(monomials), counts, merge_terms(terms), counter.exact)
+
+
+def _samples(graph: Graph) -> int:
+    """The traced batch size where it is dynamic (costs are per sample), else 1."""
+    sizes = [node.meta["value"].shape[0] for node in graph.placeholders() if any(node.meta["value"].symbols[:1])]
+    return int(sizes[0]) if sizes else 1
+
+
+def _node_terms(node: fx.Node, flow: Flow, counter: _Counter, samples: int) -> list[Term]:
+    op = lookup(node.target)
+    if op is None or op.macs is None:
+        return []
+    macs = op.macs(Call(node), flow)
+    fixed, axes = float(macs.coefficient) / samples, []
+    for axis in macs.axes:
+        for factor in axis:
+            if factor.ids is None:
+                fixed *= factor.size
+            else:
+                axes.append(counter.factor(factor.ids))
+    return [Term((0.0, fixed, 0.0), tuple(axes))] if fixed else []
+
+
+@dataclass
+class _Counter:
+    solution: Solution
+    leaves: Ids
+    family_of: Ids
+    sizes: list[int]
+    polynomials: list[Polynomial] = field(default_factory=list)
+    exact: bool = True
+    _known: dict[int, int] = field(default_factory=dict)
+    _same: dict[Polynomial, int] = field(default_factory=dict)
+
+    def factor(self, ids: Ids) -> int:
+        """The index of the polynomial that counts the kept positions along ``ids``."""
+        if id(ids) not in self._known:
+            poly = self._polynomial(ids)
+            if poly not in self._same:
+                self._same[poly] = len(self.polynomials)
+                self.polynomials.append(poly)
+            self._known[id(ids)] = self._same[poly]
+        return self._known[id(ids)]
+
+    def _polynomial(self, ids: Ids) -> Polynomial:
+        rows = self.leaves[self.solution.class_of[ids]]
+        families = np.where(rows >= 0, self.family_of[rows], -1)
+        kinds, counts = np.unique(-np.sort(-families, axis=1), axis=0, return_counts=True)
+        result: list[tuple[tuple[int, ...], float]] = []
+        for kind, count in zip(kinds.tolist(), counts.tolist(), strict=True):
+            monomial = tuple(sorted(f for f in kind if f >= 0))
+            whole = int(np.prod([self.sizes[f] for f in monomial])) if monomial else 1
+            self.exact &= count % whole == 0
+            result.append((monomial, count / whole))
+        return tuple(result)
+
