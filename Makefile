@@ -75,8 +75,7 @@ bench: .venv/.dev ## kernels by layer shape and ISA (BENCH_ARGS go to coppice be
 	$(BIN)/coppice bench $(BENCH_ARGS)
 
 check-c: .venv/.build-tools ## the C library alone, under the address and undefined-behaviour sanitizers
-	$(BIN)/cmake -S . -B build/check-c -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-	  -DCMAKE_C_FLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
+	$(BIN)/cmake -S . -B build/check-c -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DCOPPICE_SANITIZE=ON
 	$(BIN)/cmake --build build/check-c -j $(JOBS)
 	$(BIN)/ctest --test-dir build/check-c --output-on-failure --no-tests=error
 

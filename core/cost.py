@@ -38,7 +38,8 @@ class CostModel:
 
     def evaluate(self, widths: npt.NDArray[np.int64]) -> dict[str, Floats]:
         """float64[n] per metric, for int widths [n, families]."""
-        widths = np.asarray(widths, dtype=np.float64).reshape(-1, self.families)
+        widths = np.asarray(widths, dtype=np.float64)
+        widths = widths.reshape(len(widths), self.families)
         totals = {metric: np.empty(len(widths)) for metric in METRICS}
         for start in range(0, len(widths), 8192):  # stays in cache
             part = widths[start : start + 8192]

@@ -14,7 +14,7 @@ Nothing is decided during the walk; `coppice.core.solve` finds the free variable
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,6 +34,19 @@ POISON = math.inf
 """The carry of a position whose slice may hold NaN or infinity once its unit is removed."""
 
 
+@dataclass(frozen=True)
+class Reason:
+    """Why a unit must stay: the fact, the node and source line where it arose, and what would free it."""
+
+    text: str
+    node: str = ""
+    source: str = ""
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return self.text + (f" ({self.source})" if self.source else "")
+
+
 @dataclass(frozen=True, eq=False)
 class Factor:
     """One factor of an axis: ``size`` positions, free (``ids`` is None: no unit can be removed) or labelled.
@@ -45,6 +58,8 @@ class Factor:
     size: int
     ids: Ids | None = None
     carry: Carry | None = None
+    origin: Reason | None = None
+    """Why a free factor cannot be cut, where that is worth telling."""
 
     @property
     def labelled(self) -> bool:
@@ -69,19 +84,6 @@ class Label:
         return self.axes[k]
 
 
-@dataclass(frozen=True)
-class Reason:
-    """Why a unit must stay: the fact, the node and source line where it arose, and what would free it."""
-
-    text: str
-    node: str = ""
-    source: str = ""
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        return self.text + (f" ({self.source})" if self.source else "")
-
-
 @dataclass(frozen=True, eq=False)
 class Grid:
     """``flat`` (row-major over the parts' sizes) is removed where any of its coordinates' ``parts`` is."""
@@ -94,8 +96,22 @@ class Grid:
         return tuple(len(part) for part in self.parts)
 
 
-def free(size: int) -> Axis:
-    return (Factor(size),) if size != 1 else ()
+@dataclass(frozen=True, eq=False)
+class Tied:
+    """One common factor of several axes: shared variables and what each axis carries, or None where one is free."""
+
+    size: int
+    ids: Ids | None
+    carries: tuple[Carry, ...]
+    origin: Reason | None = None
+
+    def factor(self, combine: Callable[[tuple[Carry, ...]], Carry]) -> Factor:
+        """The factor with carries combined (not called where the factor is free)."""
+        return Factor(self.size, self.ids, None if self.ids is None else combine(self.carries), self.origin)
+
+
+def free(size: int, origin: Reason | None = None) -> Axis:
+    return (Factor(size, origin=origin),) if size != 1 else ()
 
 
 def axis_size(axis: Axis) -> int:
@@ -163,6 +179,7 @@ class Flow:
     grids: list[Grid] = field(default_factory=list)
     freezes: list[tuple[Ids, Reason]] = field(default_factory=list)
     produced: list[Ids] = field(default_factory=list)
+    statistics: list[Ids] = field(default_factory=list)
     consumed: list[Ids] = field(default_factory=list)
     labels: dict[fx.Node, Label | tuple[Label, ...]] = field(default_factory=dict)
     here: Reason = field(default_factory=lambda: Reason(""))
@@ -216,7 +233,7 @@ class Flow:
             return [factor]
         ids, carry = factor.ids, factor.carry
         if ids is None or carry is None:
-            return [Factor(size) for size in sizes]
+            return [Factor(size, origin=factor.origin) for size in sizes]
         grid, values = ids.reshape(sizes), carry.reshape(sizes)
         for k, size in enumerate(sizes):  # repeated or tiled labels need no new variables
             along = np.moveaxis(grid, k, 0).reshape(size, -1)
@@ -237,7 +254,7 @@ class Flow:
         sizes = [factor.size for factor in axis]
         named = [k for k, factor in enumerate(axis) if factor.labelled]
         if not named:
-            return Factor(math.prod(sizes))
+            return Factor(math.prod(sizes), origin=next((f.origin for f in axis if f.origin), None))
         parts = [(axis[k].ids, axis[k].carry, k) for k in named]
         shape = [axis[k].size for k in named]
         if len(named) == 1:
@@ -274,23 +291,32 @@ class Flow:
             return [[self.merge(axis)] for axis in axes]
         return [self.refine(axis, sizes) for axis in axes]
 
-    def tie(self, axes: Sequence[Axis], why: str = "") -> list[tuple[Ids | None, list[Carry | None], int]]:
-        """State that positions of ``axes`` leave together; per common factor (ids or None, carries, size).
+    def tie(self, axes: Sequence[Axis], why: str = "") -> list[Tied]:
+        """State that positions of ``axes`` leave together; one `Tied` per common factor.
 
         Where one of them is free the others are frozen: what no parameter makes cannot be cut to fit.
         """
-        result: list[tuple[Ids | None, list[Carry | None], int]] = []
+        result: list[Tied] = []
         for factors in zip(*self.align(axes), strict=True):
             named = [f.ids for f in factors if f.ids is not None]
             if len(named) < len(factors):
+                origin = next((f.origin for f in factors if f.origin), None)
                 for ids in named:
-                    self.freeze(ids, why or "is combined with an axis that no parameter makes")
-                result.append((None, [None] * len(factors), factors[0].size))
+                    if origin is not None:
+                        self.freezes.append((ids[ids != FIXED], origin))
+                    else:
+                        self.freeze(ids, why or "is combined with an axis that no parameter makes")
+                result.append(Tied(factors[0].size, None, (), origin))
                 continue
             for ids in named[1:]:
                 self.union(named[0], ids)
-            result.append((named[0], [f.carry for f in factors], factors[0].size))
+            result.append(Tied(factors[0].size, named[0], tuple(f.carry for f in factors if f.carry is not None)))
         return result
+
+    def held(self, axis: Axis, size: int, why: str) -> Axis:
+        """Freeze ``axis``, and return a free one of ``size`` that remembers why."""
+        self.freeze_axis(axis, why)
+        return free(size, Reason(why, self.here.node, self.here.source))
 
     def _split_ids(self, ids: Ids, sizes: tuple[int, ...]) -> tuple[Ids, ...]:
         known = self._parts_of.get((id(ids), sizes))

@@ -24,12 +24,13 @@ def contract(flow: Flow, call: Call, a: Label, ka: int, b: Label, kb: int) -> Ax
     """Tie axis ``ka`` of ``a`` to axis ``kb`` of ``b`` and freeze what does not arrive as zero; returns the axis."""
     axes = a.axes[ka], b.axes[kb]
     out: list[Factor] = []
-    for ids, carries, size in flow.tie(axes, _fixed_side(call, a.axes[ka], b.axes[kb])):
-        out.append(Factor(size, ids))
+    for tied in flow.tie(axes, f"is summed over in `{call.node.name}` with an axis that no parameter makes"):
+        ids = tied.ids
         if ids is None:
+            out.append(Factor(tied.size, origin=tied.origin))
             continue
-        one, two = carries
-        assert one is not None and two is not None
+        one, two = tied.carries
+        out.append(Factor(tied.size, ids, np.zeros(tied.size)))
         if a.static != b.static:
             data = two if a.static else one
             exact = data == 0
@@ -56,17 +57,9 @@ def _carries(carry: float) -> str:
     return "NaN or infinity" if math.isinf(carry) else f"the constant {carry:.4g}"
 
 
-def _fixed_side(call: Call, a: Axis, b: Axis) -> str:
-    return f"is summed in `{call.node.name}` against an axis that no parameter makes (an input or a fixed size)"
-
-
 def add_bias(flow: Flow, axis: Axis, bias: Axis) -> Axis:
     """``axis`` plus a bias along it; zero where both are."""
-    out: list[Factor] = []
-    for ids, carries, size in flow.tie([axis, bias]):
-        known = [c for c in carries if c is not None]
-        out.append(Factor(size, ids, sum_of(known) if ids is not None else None))
-    return tuple(out)
+    return tuple(tied.factor(sum_of) for tied in flow.tie([axis, bias]))
 
 
 def sum_of(carries: Sequence[Carry]) -> Carry:
@@ -102,6 +95,24 @@ def _linear_macs(call: Call, flow: Flow) -> Macs:
     return Macs(1, (*flow.of(call.node).axes, flow.of(call["weight"]).axes[-1]))
 
 
+def _bilinear(flow: Flow, call: Call) -> Label:
+    """out[o] = sum_ij a[i] w[o, i, j] b[j] + bias[o]."""
+    a, b, w = flow.of(call["input1"]), flow.of(call["input2"]), flow.of(call["weight"])
+    contract(flow, call, a, -1, w, 1)
+    contract(flow, call, b, -1, w, 2)
+    biased = call["bias"] is not None
+    lead = [tied.factor(_either_zero) for k in range(len(a.axes) - 1) for tied in flow.tie([a.axes[k], b.axes[k]])]
+    out = keep_zero(w.axes[0])
+    if biased:
+        out = add_bias(flow, out, flow.of(call["bias"]).axes[0])
+    return Label((*_others([(f,) for f in lead], biased), out), a.static and b.static and w.static)
+
+
+def _bilinear_macs(call: Call, flow: Flow) -> Macs:
+    return Macs(1, (*flow.of(call.node).axes, *flow.of(call["weight"]).axes[1:]))
+
+
+row("aten.bilinear", labels=_bilinear, macs=_bilinear_macs, roles={"weight": ("out", "in"), "bias": ("out",)})
 row("aten.linear", labels=_linear, macs=_linear_macs, roles={"weight": ("out", "in"), "bias": ("out",)})
 
 
@@ -127,6 +138,8 @@ def _convolution(flow: Flow, call: Call, transposed: bool) -> Label:
     at = 1 if batched else 0
     for axis in w.axes[2:]:
         flow.freeze_axis(axis, "is a position in the kernel's window")
+    for axis in x.axes[at + 1 :]:
+        flow.freeze_axis(axis, f"is an axis that `{call.node.name}` slides its window along")
     inner, outer = (w.axes[0], w.axes[1]) if transposed else (w.axes[1], w.axes[0])
     if groups == 1:
         contract(flow, call, x, at, w, 0 if transposed else 1)
@@ -140,7 +153,7 @@ def _convolution(flow: Flow, call: Call, transposed: bool) -> Label:
             w_group, w_outer = regroup(flow, [outer], [groups, axis_size(outer) // groups])
             w_inner = inner
         tied = flow.tie([x_group, w_group], "belongs to a group of channels that no parameter makes")
-        group = tuple(Factor(size, ids, None if ids is None else np.zeros(size)) for ids, _, size in tied)
+        group = tuple(t.factor(_either_zero) for t in tied)
         contract(flow, call, Label((x_inner,), x.static), 0, Label((w_inner,), w.static), 0)
         out = (*group, *keep_zero(w_outer))
     if call["bias"] is not None:
@@ -203,12 +216,12 @@ def _broadcast_lead(flow: Flow, a: Sequence[Axis], b: Sequence[Axis]) -> list[Ax
         if len(own) < 2:
             out.append(keep_zero(own[0]) if own else ())
             continue
-        factors = []
-        for ids, carries, size in flow.tie(own):
-            zero = None if ids is None else np.any([c == 0 for c in carries if c is not None], axis=0)
-            factors.append(Factor(size, ids, None if zero is None else np.where(zero, 0.0, UNKNOWN)))
-        out.append(tuple(factors))
+        out.append(tuple(t.factor(_either_zero) for t in flow.tie(own)))
     return out
+
+
+def _either_zero(carries: Sequence[Carry]) -> Carry:
+    return np.where(np.any([c == 0 for c in carries], axis=0), 0.0, UNKNOWN)
 
 
 def product(flow: Flow, call: Call, a: Label, b: Label) -> Label:

@@ -36,8 +36,7 @@ def _index(flow: Flow, call: Call) -> Label:
 def _index_select(flow: Flow, call: Call) -> Label:
     x = flow.of(call["self"])
     axes = [keep_zero(axis) for axis in x.axes]
-    flow.freeze_axis(axes[call["dim"]], LOOKED_UP)
-    axes[call["dim"]] = free(call.out.shape[call["dim"]])
+    axes[call["dim"]] = flow.held(axes[call["dim"]], call.out.shape[call["dim"]], LOOKED_UP)
     return Label(tuple(axes), x.static and flow.of(call["index"]).static)
 
 

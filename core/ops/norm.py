@@ -5,24 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from coppice.core.calls import Call
-from coppice.core.labels import POISON, UNKNOWN, Axis, Factor, Flow, Label, axis_size
+from coppice.core.labels import POISON, UNKNOWN, Axis, Carry, Flow, Label, axis_size, ids_of
 from coppice.core.ops import Cut, Rewrite, row
 from coppice.core.ops.views import regroup
 
 AVERAGED = "is averaged over by `{node}`, whose mean and variance change when a unit leaves"
 
 
-def per_channel(flow: Flow, x: Label, channel: Axis, vectors: list[Axis], affine: bool) -> Axis:
+def per_channel(flow: Flow, channel: Axis, vectors: list[Axis], affine: bool) -> Axis:
     """The channel axis after ``(x - mean) / std * weight + bias``: zero where weight and bias are, or x and mean."""
-    out: list[Factor] = []
-    for ids, carries, size in flow.tie([channel, *vectors]):
-        carry = None
-        if ids is not None:
-            own = carries[0]
-            assert own is not None
-            carry = np.where(np.isinf(own), POISON, np.where((own == 0) | affine, 0.0, UNKNOWN))
-        out.append(Factor(size, ids, carry))
-    return tuple(out)
+
+    def carry(carries: tuple[Carry, ...]) -> Carry:
+        return np.where(np.isinf(carries[0]), POISON, np.where((carries[0] == 0) | affine, 0.0, UNKNOWN))
+
+    return tuple(tied.factor(carry) for tied in flow.tie([channel, *vectors]))
 
 
 def _batch_norm(flow: Flow, call: Call) -> Label:
@@ -34,7 +30,9 @@ def _batch_norm(flow: Flow, call: Call) -> Label:
     axes = [tuple(f.with_carry(np.full(f.size, UNKNOWN)) for f in axis) for axis in x.axes]
     channel = x.axes[at]
     if axis_size(channel) != 1:
-        axes[at] = per_channel(flow, x, channel, vectors, affine=call.get("weight") is not None)
+        axes[at] = per_channel(flow, channel, vectors, affine=call.get("weight") is not None)
+    if call.get("running_mean") is not None:
+        flow.statistics += ids_of(flow.of(call["running_mean"]).axes[0])
     if call.get("running_var") is not None:
         flow.consume(flow.of(call["running_var"]).axes[0])
     return Label(tuple(axes), x.static)
@@ -71,7 +69,7 @@ def _group_norm(flow: Flow, call: Call) -> Label:
     flow.freeze_axis(inner, AVERAGED.format(node=call.node.name), REMEDY)
     affine = [flow.of(call[n]).axes[0] for n in ("weight", "bias") if call.get(n) is not None]
     axes = [tuple(f.with_carry(np.full(f.size, UNKNOWN)) for f in axis) for axis in x.axes]
-    axes[1] = per_channel(flow, x, (*outer, *inner), affine, affine=bool(affine)) if axis_size(channel) > 1 else ()
+    axes[1] = per_channel(flow, (*outer, *inner), affine, affine=bool(affine)) if axis_size(channel) > 1 else ()
     return Label(tuple(axes), x.static)
 
 
@@ -87,8 +85,8 @@ def _weight_norm(flow: Flow, call: Call) -> Label:
     for own, gain in zip(v.axes, g.axes, strict=True):
         if axis_size(gain) != 1:
             flow.consume(own)
-            tied = flow.tie([own, gain])
-            axes.append(tuple(Factor(s, ids, None if ids is None else np.zeros(s)) for ids, _, s in tied))
+            tied = flow.tie([gain, own])  # named after g, which is masked
+            axes.append(tuple(t.factor(lambda c: np.zeros(len(c[0]))) for t in tied))
         else:
             flow.consume(own)
             flow.freeze_axis(own, "is part of the norm that weight normalisation divides by")

@@ -17,7 +17,6 @@ from coppice.core.labels import (
     UNKNOWN,
     Axis,
     Carry,
-    Factor,
     Flow,
     Label,
     axis_size,
@@ -46,14 +45,9 @@ def labels(flow: Flow, call: Call) -> Label:
         if not present:
             axes.append(free(call.out.shape[k]))
             continue
-        out: list[Factor] = []
-        for ids, carries, size in flow.tie([axis for _, axis in present]):
-            if ids is None:
-                out.append(Factor(size))
-                continue
-            known = {name: carry for (name, _), carry in zip(present, carries, strict=True) if carry is not None}
-            out.append(Factor(size, ids, carry_through(call, known)))
-        axes.append(tuple(out))
+        names = [name for name, _ in present]
+        tied = flow.tie([axis for _, axis in present])
+        axes.append(tuple(t.factor(lambda c: carry_through(call, dict(zip(names, c, strict=True)))) for t in tied))
     return Label(tuple(axes), static=all(label.static for _, _, label in operands))
 
 
@@ -139,7 +133,7 @@ def _prelu(flow: Flow, call: Call) -> Label:
     at = min(1, len(axes) - 1)
     if axis_size(weight.axes[0]) > 1:
         tied = flow.tie([axes[at], weight.axes[0]])
-        axes[at] = tuple(Factor(size, ids, carries[0]) for ids, carries, size in tied)
+        axes[at] = tuple(t.factor(lambda carries: carries[0]) for t in tied)
     return Label(tuple(axes), x.static and weight.static)
 
 
@@ -150,3 +144,11 @@ row(
     labels=identity, transport=True,
 )  # fmt: skip
 row("aten.prelu", labels=_prelu)
+row(
+    "aten.hardswish", "aten.relu6", "aten.hardtanh", "aten.hardsigmoid", "aten.mish", "aten.selu", "aten.celu",
+    "aten.elu", "aten.softplus", "aten.softshrink", "aten.hardshrink", "aten.threshold", "aten.log_sigmoid",
+    "aten.softsign", "aten.tanhshrink", "aten.leaky_relu", "aten.gelu", "aten.silu", "aten.relu", "aten.sigmoid",
+    "aten.tanh", "aten.square", "aten.absolute", "aten.subtract", "aten.multiply", "aten.divide", "aten.true_divide",
+    "aten.rsub", "aten.clip", "aten.float_power",
+    labels=labels,
+)  # fmt: skip

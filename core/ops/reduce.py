@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from coppice.core.calls import Call
-from coppice.core.labels import Axis, Flow, Label, axis_size, keep_zero
+from coppice.core.labels import Axis, Flow, Label, axis_size, free, keep_zero
 from coppice.core.ops import row
 
 
@@ -68,6 +68,29 @@ def _cumulative(flow: Flow, call: Call) -> Label:
     return Label(tuple(axes), x.static)
 
 
+def _similarity(flow: Flow, call: Call) -> Label:
+    """sum(a b) / (|a| |b|) along ``dim``: zeros add nothing to any of the three sums."""
+    a, b = flow.of(call["x1"]), flow.of(call["x2"])
+    dim = call["dim"] % len(a.axes)
+    axes: list[Axis] = []
+    for k, (one, two) in enumerate(zip(a.axes, b.axes, strict=True)):
+        own = flow.tie([one, two]) if axis_size(one) == axis_size(two) else None
+        if own is None:
+            flow.freeze_axis(one, f"is broadcast by `{call.node.name}`")
+            flow.freeze_axis(two, f"is broadcast by `{call.node.name}`")
+            if k != dim:
+                axes.append(free(max(axis_size(one), axis_size(two))))
+            continue
+        for tied in own if k == dim else []:
+            if tied.ids is not None:
+                moves = (tied.carries[0] != 0) | (tied.carries[1] != 0)
+                flow.freeze(tied.ids[moves], f"is not zero where `{call.node.name}` sums over it")
+        if k != dim:
+            axes.append(tuple(t.factor(lambda c: np.full(len(c[0]), np.nan)) for t in own))
+    return Label(tuple(axes), a.static and b.static)
+
+
+row("aten.cosine_similarity", labels=_similarity)
 row("aten.sum", "aten.linalg_vector_norm", "aten.norm", labels=_sum)
 row(
     "aten.mean", "aten.amax", "aten.amin", "aten.max.default", "aten.min.default", "aten.var", "aten.std", "aten.prod",

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from coppice.core.calls import Call
+from coppice.core.errors import UnsupportedError
 from coppice.core.graph import value_of
 from coppice.core.labels import (
     FIXED,
@@ -22,6 +23,7 @@ from coppice.core.labels import (
     agree,
     axis_size,
     free,
+    keep_zero,
     labelled,
 )
 from coppice.core.ops import Cut, Rewrite, row
@@ -61,8 +63,7 @@ def regroup(flow: Flow, axes: Sequence[Axis], shape: Sequence[int]) -> tuple[Axi
         if len(spans) == 1:
             out.append(tuple(f for f in taken if f.size != 1))
         else:
-            flow.freeze_axis(tuple(taken), MIXED)
-            out += [free(size) for size in spans]
+            out += [flow.held(tuple(taken), size, MIXED) for size in spans]
     return tuple(out)
 
 
@@ -84,6 +85,12 @@ def _reshape_rewrite(call: Call, cut: Cut) -> Rewrite:
         for i in inferred:
             if isinstance(given[i], int) and call.out.symbols[i] is None:
                 new[i] = cut.count(out[i])
+        if sum(isinstance(entry, int) and entry == -1 for entry in new) > 1:
+            raise UnsupportedError(
+                "two sizes of a reshape would have to be inferred after the cut",
+                place=call.place,
+                remedy="trace with dynamic=False, or write the reshape with one dynamic size",
+            )
     return Rewrite({name: new})
 
 
@@ -118,6 +125,28 @@ def _expand_rewrite(call: Call, cut: Cut) -> Rewrite:
         for entry, axis in zip(call["size"], cut.out(call).axes, strict=True)
     ]
     return Rewrite({"size": sizes})
+
+
+def _expand_as(flow: Flow, call: Call) -> Label:
+    """`_expand` to the shape of another tensor: stretched axes leave with the other's."""
+    x, other = flow.of(call["self"]), flow.of(call["other"])
+    lead = len(other.axes) - len(x.axes)
+    axes: list[Axis] = []
+    for k, axis in enumerate(other.axes):
+        own = x.axes[k - lead] if k >= lead else ()
+        if axis_size(own) == axis_size(axis):
+            axes.append(tuple(t.factor(lambda c: c[0]) for t in flow.tie([own, axis])))
+        else:
+            axes.append(tuple(f if f.ids is None else f.with_carry(np.full(f.size, UNKNOWN)) for f in axis))
+    return Label(tuple(axes), x.static)
+
+
+def _view_as(flow: Flow, call: Call) -> Label:
+    """A reshape whose sizes are read off another tensor, so both must lose the same units."""
+    x, other = flow.of(call["self"]), flow.of(call["other"])
+    axes = regroup(flow, x.axes, call.out.shape)
+    tied = [flow.tie([a, b]) if axis_size(a) != 1 else [] for a, b in zip(axes, other.axes, strict=True)]
+    return Label(tuple(tuple(t.factor(lambda c: c[0]) for t in axis) for axis in tied), x.static)
 
 
 def _repeat(flow: Flow, call: Call) -> Label:
@@ -165,6 +194,8 @@ row(
 row("aten.flatten", "aten.ravel", labels=_reshape, transport=True)
 row("aten.unflatten", labels=_reshape, rewrite=_unflatten_rewrite, transport=True)
 row("aten.expand", labels=_expand, rewrite=_expand_rewrite, transport=True)
+row("aten.expand_as", labels=_expand_as)
+row("aten.view_as", "aten.reshape_as", labels=_view_as)
 row("aten.repeat", "aten.tile", labels=_repeat, rewrite=_repeat_rewrite, transport=True)
 row("aten.repeat_interleave.self_int", labels=_repeat_interleave, rewrite=_repeat_interleave_rewrite, transport=True)
 
@@ -230,7 +261,7 @@ def take(flow: Flow, axis: Axis, positions: np.ndarray[Any, Any]) -> Axis:
     if len(positions) == size and (positions == np.arange(size)).all():
         return axis
     if not labelled(axis):
-        return free(len(positions))
+        return free(len(positions), next((f.origin for f in axis if f.origin), None))
     inner = axis_size(axis[1:])
     grid = positions.reshape(-1, inner) if len(positions) % inner == 0 else None
     if grid is not None and (grid == grid[:, :1] + np.arange(inner)).all() and (grid[:, 0] % inner == 0).all():
@@ -240,7 +271,7 @@ def take(flow: Flow, axis: Axis, positions: np.ndarray[Any, Any]) -> Axis:
 
 def _pick(flow: Flow, factor: Factor, positions: np.ndarray[Any, Any]) -> Axis:
     if factor.ids is None or factor.carry is None:
-        return free(len(positions))
+        return free(len(positions), factor.origin)
     if len(positions) == 1:
         flow.freeze(factor.ids[positions], "is taken on its own by a slice")
         return ()
@@ -260,13 +291,12 @@ def _slice(flow: Flow, call: Call) -> Label:
     size = axis_size(axes[dim])
     whole = call.out.shape[dim] == size
     if any(isinstance(call.get(name), fx.Node) for name in ("start", "end")) and not whole:
-        flow.freeze_axis(axes[dim], "is sliced at a place that depends on the input's size")
-        axes[dim] = free(call.out.shape[dim])
+        axes[dim] = flow.held(axes[dim], call.out.shape[dim], "is sliced at a place that depends on the input's size")
     elif not whole:
         start, end, step = _bounds(call, size)
         if step != 1:
-            flow.freeze_axis(axes[dim], "is sliced with a step, so its positions cannot move")
-            axes[dim] = free(call.out.shape[dim])
+            why = "is sliced with a step, so its positions cannot move"
+            axes[dim] = flow.held(axes[dim], call.out.shape[dim], why)
         else:
             axes[dim] = take(flow, axes[dim], np.arange(start, end))
     return Label(tuple(axes), x.static)
@@ -348,6 +378,20 @@ def _getitem(flow: Flow, call: Call) -> Label:
 row("aten.slice", labels=_slice, rewrite=_slice_rewrite, transport=True)
 row("aten.select", labels=_select, rewrite=_select_rewrite, transport=True)
 row("aten.split", "aten.chunk", "aten.split_with_sizes", labels=_split, rewrite=_split_rewrite, transport=True)
+def _glu(flow: Flow, call: Call) -> Label:
+    """a * sigmoid(b) for the halves a, b of an axis; a zero half of a makes a zero."""
+    x = flow.of(call["self"])
+    dim, rank = call.get("dim", -1), len(x.axes)
+    half = axis_size(x.axes[dim]) // 2
+    gate = [take(flow, x.axes[dim], np.arange(half)), take(flow, x.axes[dim], np.arange(half, 2 * half))]
+    axes = [keep_zero(axis) for axis in x.axes]
+    axes[dim % rank] = tuple(
+        t.factor(lambda c: np.where((c[0] == 0) & np.isfinite(np.nan_to_num(c[1])), 0.0, UNKNOWN)) for t in flow.tie(gate)
+    )
+    return Label(tuple(axes), x.static)
+
+
+row("aten.glu", labels=_glu)
 row("aten.unbind", labels=_unbind, transport=True)
 row("operator.getitem", labels=_getitem, transport=True)
 
@@ -356,8 +400,7 @@ def _narrow(flow: Flow, call: Call) -> Label:
     x, dim, start, length = flow.of(call["self"]), call["dim"], call["start"], call["length"]
     axes = list(x.axes)
     if isinstance(start, fx.Node) or isinstance(length, fx.Node):
-        flow.freeze_axis(axes[dim], "is sliced at a place that depends on the input's size")
-        axes[dim] = free(call.out.shape[dim])
+        axes[dim] = flow.held(axes[dim], call.out.shape[dim], "is sliced at a place that depends on the input's size")
     else:
         start %= axis_size(axes[dim])
         axes[dim] = take(flow, axes[dim], np.arange(start, start + length))
@@ -429,20 +472,15 @@ def tie_others(flow: Flow, labels: Sequence[Label], dim: int, rank: int) -> list
         if k == dim:
             axes.append(())
             continue
-        tied = flow.tie([label.axes[k] for label in labels])
-        axes.append(
-            tuple(
-                Factor(size, ids, None if ids is None else agree([c for c in carries if c is not None]))
-                for ids, carries, size in tied
-            )
-        )
+        axes.append(tuple(tied.factor(agree) for tied in flow.tie([label.axes[k] for label in labels])))
     return axes
 
 
 def concatenate(flow: Flow, parts: Sequence[Axis]) -> Axis:
     """One axis after another. Products with equal inner factors are joined along their outermost one."""
     if not any(labelled(part) for part in parts):
-        return free(sum(axis_size(part) for part in parts))
+        origin = next((f.origin for part in parts for f in part if f.origin), None)
+        return free(sum(axis_size(part) for part in parts), origin)
     factors = [flow.merge(part) if len(part) != 1 else part[0] for part in (p or (Factor(1),) for p in parts)]
     ids = [f.ids if f.ids is not None else np.full(f.size, FIXED) for f in factors]
     carry = [f.carry if f.carry is not None else np.full(f.size, UNKNOWN) for f in factors]
@@ -491,8 +529,7 @@ def _pad(flow: Flow, call: Call) -> Label:
             edge = [flow.fresh(n, value) for n in (before, after)]
             axes[dim] = concatenate(flow, [p for p in ((edge[0],), axes[dim], (edge[1],)) if axis_size(p)])
         else:
-            flow.freeze_axis(axes[dim], "is padded in a way that mixes its positions")
-            axes[dim] = free(call.out.shape[dim])
+            axes[dim] = flow.held(axes[dim], call.out.shape[dim], "is padded in a way that mixes its positions")
         for other in range(len(axes)):
             if other != dim and not (constant and value == 0.0):
                 axes[other] = tuple(
@@ -526,7 +563,7 @@ def _pixel_shuffle(flow: Flow, call: Call) -> Label:
     *lead, c, h, w = x.axes
     channels = regroup(flow, [c], [axis_size(c) // (r * r), r, r])
     for axis in channels[1:]:
-        flow.freeze_axis(axis, "becomes a position in space (pixel shuffle)")
+        flow.freeze_axis(axis, "becomes a position in space by pixel shuffle")
     return Label((*lead, channels[0], free(axis_size(h) * r), free(axis_size(w) * r)), x.static)
 
 
@@ -550,6 +587,18 @@ def _channel_shuffle_rewrite(call: Call, cut: Cut) -> Rewrite:
     return Rewrite({"groups": cut.count(out[inner:])})
 
 
+def _im2col(flow: Flow, call: Call) -> Label:
+    """(N, C, H, W) -> (N, C * window, positions): each channel becomes a run of its window."""
+    x = flow.of(call["self"])
+    at = len(x.axes) - 3
+    for axis in x.axes[at + 1 :]:
+        flow.freeze_axis(axis, "is a position in space")
+    window = math.prod(call["kernel_size"])
+    channel = tuple(f if f.carry is None else f.with_carry(np.where(f.carry == 0, 0.0, UNKNOWN)) for f in x.axes[at])
+    return Label((*x.axes[:at], (*channel, *free(window)), free(call.out.shape[-1])), x.static)
+
+
+row("aten.im2col", labels=_im2col)
 row("aten.pixel_shuffle", labels=_pixel_shuffle, transport=True)
 row("aten.pixel_unshuffle", labels=_pixel_unshuffle, transport=True)
 row("aten.channel_shuffle", labels=_channel_shuffle, rewrite=_channel_shuffle_rewrite, transport=True)

@@ -29,6 +29,8 @@ static void clamp_row(const coppice_spmm_f32_args *args, float *y) {
 
 void coppice_spmm_f32_generic(const coppice_spmm_f32_args *args) {
     const int64_t slabs = coppice_slabs(&args->weight);
+    if (args->pixels == 0)
+        return;
     for (int64_t row = 0; row < args->weight.rows; row++) {
         float *y = args->y + row * args->y_stride;
         begin_row(args, row, y);

@@ -1,81 +1,81 @@
 /* spmm_f32 for vector registers: one algorithm, compiled once per instruction set.
  *
  * The pixels are cut into panels of at most COPPICE_PANEL_PIXELS. For one panel and one slab of columns, all rows of
- * the weight pass over the same slab x panel block of x, which is first copied into scratch where it is contiguous,
- * aligned and padded to whole vectors: it then stays in the first- and second-level cache whatever the stride of x. A row
- * holds its panel in registers and adds value * x[column] entry by entry; between slabs it rests in y.
+ * the weight pass over the same slab x panel block of x, which stays in the first- and second-level cache meanwhile. A
+ * row holds its panel in registers and adds value * x[column] entry by entry; between slabs it rests in y.
  *
- * The including file defines `vector`, LANES, PANEL_VECTORS (the most vectors of a panel) and the operations used
- * below, then calls spmm_f32_vector. */
+ * The including file defines `vector`, LANES, PANEL_VECTORS (vectors of the widest panel), PANEL_CASES (see
+ * panel_over_slab) and the operations used below; then it calls spmm_f32_vectors. */
 #include "../kernels.h"
 
-#include <string.h>
+#include <stddef.h>
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-/* A block of x: the columns of one slab by the pixels of one panel, row-major, whole vectors may be read. */
+/* The columns of one slab by the pixels of one panel, row-major; whole vectors may be read. */
 typedef struct block {
     const float *x;
     int64_t stride;
 } block;
 
-/* The part of y that a panel covers: `full` whole vectors from pixel `first` on, then `tail` < LANES single pixels. */
+/* Pixels from `first` on, in `vectors` vectors; of the last one only `tail` < LANES lanes count unless tail is zero. */
 typedef struct panel {
     int64_t first;
-    int full;
+    int vectors;
     int tail;
 } panel;
 
-ALWAYS_INLINE vector load_part(const float *from, const panel *part, int index) {
-    return index < part->full ? load(from + index * LANES) : load_tail(from + index * LANES, part->tail);
+ALWAYS_INLINE vector load_part(const float *from, int vectors, int tail, int index) {
+    return tail && index + 1 == vectors ? load_tail(from + index * LANES, tail) : load(from + index * LANES);
 }
 
-ALWAYS_INLINE void store_part(float *to, const panel *part, int index, vector value) {
-    if (index < part->full)
-        store(to + index * LANES, value);
+ALWAYS_INLINE void store_part(float *to, int vectors, int tail, int index, vector value) {
+    if (tail && index + 1 == vectors)
+        store_tail(to + index * LANES, tail, value);
     else
-        store_tail(to + index * LANES, part->tail, value);
+        store(to + index * LANES, value);
 }
 
-/* All rows over one block. `vectors` (of the panel) and `chains` (independent sums per vector, against the latency of
- * the addition) are constants wherever this is called, so `sum` lives in registers. */
-ALWAYS_INLINE void rows_over_block(const int vectors, const int chains, const coppice_spmm_f32_args *args, int64_t slab,
-                                   block from, const panel *part) {
+/* All rows over one block. `vectors` and `tail` are the panel's, `chains` is the number of independent sums per vector
+ * (against the latency of the addition). They are constants wherever this is called, but for a tail that is not zero,
+ * so `sum` lives in registers. What a store to y might change is read before the loop. */
+ALWAYS_INLINE void rows_over_block(const int vectors, const int tail, const int chains,
+                                   const coppice_spmm_f32_args *args, int64_t slab, block from, int64_t first) {
     const coppice_csr_f32 *weight = &args->weight;
-    const uint32_t *starts = weight->starts + slab * weight->rows;
-    const int begins = slab == 0, ends = slab + 1 == coppice_slabs(weight);
+    const int64_t rows = weight->rows, y_stride = args->y_stride, residual_stride = args->residual_stride;
+    const uint32_t *starts = weight->starts + slab * rows;
+    const uint16_t *columns = weight->columns;
+    const float *values = weight->values, *bias = args->bias;
+    const float *residual = args->residual ? args->residual + first : NULL;
+    float *first_y = args->y + first;
     const vector lower = broadcast(args->lower), upper = broadcast(args->upper);
-    const uint16_t *columns = weight->columns; const float *values = weight->values; const int64_t rows = weight->rows;
-    const float *biases=args->bias, *residuals = args->residual; float *ys=args->y+part->first; const int64_t y_stride=args->y_stride;
-    const panel local = *part; part = &local;
-    for (int64_t row = 0; row < rows; row++) {
-        float *y = ys + row * y_stride;
-        vector sum[4][PANEL_VECTORS];
-        for (int v = 0; v < vectors; v++)
-            for (int chain = 1; chain < chains; chain++)
-                sum[chain][v] = zero();
-        if (!begins) {
-            for (int v = 0; v < vectors; v++)
-                sum[0][v] = load_part(y, part, v);
-        } else {
-            const vector bias = biases ? broadcast(biases[row]) : zero();
-            for (int v = 0; v < vectors; v++)
-                sum[0][v] = bias;
-            if (residuals) {
-                const float *residual = residuals + row * args->residual_stride + part->first;
-                for (int v = 0; v < vectors; v++)
-                    sum[0][v] = add(bias, load_part(residual, part, v));
-            }
-        }
+    const int first_slab = slab == 0, last_slab = slab + 1 == coppice_slabs(weight);
 
-#define ADD_ENTRY(index, chain)                                                                                        \
+#define ADD_ENTRY(entry, chain)                                                                                        \
     do {                                                                                                               \
-        const vector value = broadcast(values[index]);                                                         \
-        const float *x = from.x + columns[index] * from.stride;                                                \
+        const vector value = broadcast(values[entry]);                                                                 \
+        const float *x = from.x + columns[entry] * from.stride;                                                        \
         for (int v = 0; v < vectors; v++)                                                                              \
             sum[chain][v] = multiply_add(value, load(x + v * LANES), sum[chain][v]);                                   \
     } while (0)
 
+    for (int64_t row = 0; row < rows; row++) {
+        float *y = first_y + row * y_stride;
+        vector sum[4][PANEL_VECTORS];
+        for (int chain = 1; chain < chains; chain++)
+            for (int v = 0; v < vectors; v++)
+                sum[chain][v] = zero();
+        if (!first_slab) {
+            for (int v = 0; v < vectors; v++)
+                sum[0][v] = load_part(y, vectors, tail, v);
+        } else {
+            const vector start = bias ? broadcast(bias[row]) : zero();
+            for (int v = 0; v < vectors; v++)
+                sum[0][v] = start;
+            if (residual)
+                for (int v = 0; v < vectors; v++)
+                    sum[0][v] = add(start, load_part(residual + row * residual_stride, vectors, tail, v));
+        }
         size_t entry = starts[row];
         const size_t end = starts[row + 1];
         for (; end - entry >= 4; entry += 4) {
@@ -94,108 +94,102 @@ ALWAYS_INLINE void rows_over_block(const int vectors, const int chains, const co
         case 1:
             ADD_ENTRY(entry, 0);
         }
-#undef ADD_ENTRY
-
         for (int v = 0; v < vectors; v++) {
             vector total = sum[0][v];
             for (int chain = 1; chain < chains; chain++)
                 total = add(total, sum[chain][v]);
-            if (ends)
+            if (last_slab)
                 total = minimum(upper, maximum(lower, total));
-            store_part(y, part, v, total);
+            store_part(y, vectors, tail, v, total);
         }
     }
+#undef ADD_ENTRY
 }
 
-/* Copies the slab's columns of x from pixel `first` on into `to`, each padded with zeros to whole vectors. */
-static block pack(const float *x, int64_t x_stride, int64_t columns, const panel *part, float *to) {
-    const int vectors = part->full + (part->tail > 0);
-    const int64_t stride = (int64_t)vectors * LANES;
-    for (int64_t column = 0; column < columns; column++) {
-        const float *from = x + column * x_stride;
-        float *row = to + column * stride;
-        for (int v = 0; v < vectors; v++)
-            store(row + v * LANES, load_part(from, part, v));
-    }
-    return (block){to, stride};
-}
-
-/* Whether rows can pass over x where it is: in whole aligned vectors, and so few columns that they do not push each
- * other out of a first-level cache of 64 sets and 8 ways. Copying would then cost more than it saves. */
-static int stays_in_cache(const float *x, int64_t x_stride, int64_t columns, const panel *part) {
-    enum { line = 64 / sizeof(float), sets = 64, ways = 8, most = 64 };
-    if (part->tail || (uintptr_t)x % 64 || x_stride % line || columns > most)
-        return 0;
-    const int64_t pitch = x_stride / line, repeat = pitch & -pitch;
-    return columns * (repeat < sets ? repeat : sets) <= sets * ways;
-}
-
-static void panel_over_slab(const coppice_spmm_f32_args *args, int64_t slab, block from, const panel *part) {
+/* PANEL_CASES is a CASE(vectors, chains) for every width of a panel. */
+static void panel_over_slab(const coppice_spmm_f32_args *args, int64_t slab, block from, panel part) {
 #define CASE(vectors, chains)                                                                                          \
     case vectors:                                                                                                      \
-        rows_over_block(vectors, chains, args, slab, from, part);                                                      \
-        break
-    switch (part->full + (part->tail > 0)) { PANEL_CASES }
+        if (part.tail)                                                                                                 \
+            rows_over_block(vectors, part.tail, chains, args, slab, from, part.first);                                 \
+        else                                                                                                           \
+            rows_over_block(vectors, 0, chains, args, slab, from, part.first);                                         \
+        break;
+    switch (part.vectors) { PANEL_CASES }
 #undef CASE
 }
 
-/* Matrix times vector: four sums against the latency of the addition. */
+/* Whether rows can pass over x where it is: whole aligned vectors, and so few columns that they do not push each other
+ * out of a first-level cache of 64 sets and 8 ways. Copying them would cost more than it saves. */
+static int stays_in_cache(const float *x, int64_t x_stride, int64_t columns, panel part) {
+    enum { line_bytes = 64, line = line_bytes / sizeof(float), sets = 64, ways = 8, most = 64 };
+    if (part.tail || (uintptr_t)x % line_bytes || x_stride % line || columns > most)
+        return 0;
+    const int64_t pitch = x_stride / line, sets_between = pitch & -pitch;
+    return columns * (sets_between < sets ? sets_between : sets) <= sets * ways;
+}
+
+/* Copies `columns` rows of x to `to`, where they are contiguous, aligned and padded with zeros to whole vectors. */
+static block pack(const float *x, int64_t x_stride, int64_t columns, panel part, float *to) {
+    const int64_t stride = (int64_t)part.vectors * LANES;
+    for (int64_t column = 0; column < columns; column++)
+        for (int v = 0; v < part.vectors; v++)
+            store(to + column * stride + v * LANES, load_part(x + column * x_stride, part.vectors, part.tail, v));
+    return (block){to, stride};
+}
+
+/* Matrix times vector. */
 static void one_pixel(const coppice_spmm_f32_args *args) {
     const coppice_csr_f32 *weight = &args->weight;
-    const uint32_t *starts = weight->starts;
     const uint16_t *columns = weight->columns;
     const float *values = weight->values;
     const int64_t slabs = coppice_slabs(weight), rows = weight->rows, x_stride = args->x_stride;
-    for (int64_t slab = 0; slab < slabs; slab++, starts += rows) {
-        const float *x = args->x + slab * weight->slab * x_stride;
-        for (int64_t row = 0; row < rows; row++) {
-            float *y = args->y + row * args->y_stride;
-            float sum[4] = {0};
-            if (slab > 0) {
-                sum[0] = *y;
-            } else {
-                sum[0] = args->bias ? args->bias[row] : 0.0f;
-                sum[0] += args->residual ? args->residual[row * args->residual_stride] : 0.0f;
-            }
-            size_t entry = starts[row];
-            const size_t end = starts[row + 1];
+    for (int64_t row = 0; row < rows; row++) {
+        float sum[4] = {args->bias ? args->bias[row] : 0.0f};
+        sum[0] += args->residual ? args->residual[row * args->residual_stride] : 0.0f;
+        for (int64_t slab = 0; slab < slabs; slab++) {
+            const int64_t first = slab * weight->slab;
+            size_t entry = weight->starts[slab * rows + row];
+            const size_t end = weight->starts[slab * rows + row + 1];
             for (; end - entry >= 4; entry += 4)
-                for (int chain = 0; chain < 4; chain++)
-                    sum[chain] += values[entry + chain] * x[columns[entry + chain] * x_stride];
+                for (size_t chain = 0; chain < 4; chain++)
+                    sum[chain] += values[entry + chain] * args->x[(first + columns[entry + chain]) * x_stride];
             for (; entry < end; entry++)
-                sum[0] += values[entry] * x[columns[entry] * x_stride];
-            float total = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-            if (slab + 1 == slabs) {
-                total = total < args->lower ? args->lower : total;
-                total = total > args->upper ? args->upper : total;
-            }
-            *y = total;
+                sum[0] += values[entry] * args->x[(first + columns[entry]) * x_stride];
         }
+        const float total = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+        const float raised = total < args->lower ? args->lower : total;
+        args->y[row * args->y_stride] = raised > args->upper ? args->upper : raised;
     }
 }
 
-static void spmm_f32_vector(const coppice_spmm_f32_args *args) {
-    if (args->pixels == 1) {one_pixel(args); return;}
+static void spmm_f32_vectors(const coppice_spmm_f32_args *args) {
     const coppice_csr_f32 *weight = &args->weight;
+    if (weight->rows == 0 || args->pixels == 0)
+        return;
+    if (args->pixels == 1) {
+        one_pixel(args);
+        return;
+    }
     const uintptr_t scratch = (uintptr_t)args->scratch + COPPICE_SCRATCH_ALIGNMENT - 1;
     float *packed = (float *)(scratch - scratch % COPPICE_SCRATCH_ALIGNMENT);
     const int64_t slabs = coppice_slabs(weight);
     const int64_t vectors = (args->pixels + LANES - 1) / LANES;
     const int64_t panels = (vectors + PANEL_VECTORS - 1) / PANEL_VECTORS;
-    for (int64_t done = 0, number = 0; number < panels; number++) {
-        const int64_t first = done * LANES, width = (vectors - done + panels - number - 1) / (panels - number);
-        const int64_t rest = args->pixels - first;
-        const panel part = {first, (int)(rest < width * LANES ? rest / LANES : width),
-                            (int)(rest < width * LANES ? rest % LANES : 0)};
+    for (int64_t number = 0; number < panels; number++) {
+        const int64_t first = number * vectors / panels * LANES, next = (number + 1) * vectors / panels * LANES;
+        const int64_t pixels = (next < args->pixels ? next : args->pixels) - first;
+        const panel part = {first, (int)((pixels + LANES - 1) / LANES), (int)(pixels % LANES)};
         for (int64_t slab = 0; slab < slabs; slab++) {
-            const int64_t column = slab * weight->slab, left = weight->cols - column;
-            const int64_t columns = left < weight->slab ? left : weight->slab;
-            const float *x = args->x + column * args->x_stride + first;
-            block from = {x, args->x_stride};
-            if (!stays_in_cache(x, args->x_stride, columns, &part))
-                from = pack(x, args->x_stride, columns, &part, packed);
-            panel_over_slab(args, slab, from, &part);
+            const int64_t column = slab * weight->slab, rest = weight->cols - column;
+            const int64_t width = rest < weight->slab ? rest : weight->slab;
+            block from = {packed, 0}; /* stays empty where the matrix has no column */
+            if (width > 0) {
+                const float *x = args->x + column * args->x_stride + first;
+                from = stays_in_cache(x, args->x_stride, width, part) ? (block){x, args->x_stride}
+                                                                      : pack(x, args->x_stride, width, part, packed);
+            }
+            panel_over_slab(args, slab, from, part);
         }
-        done += width;
     }
 }

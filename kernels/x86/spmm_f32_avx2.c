@@ -1,9 +1,10 @@
 /* spmm_f32 for AVX2 and FMA. */
 #include <immintrin.h>
 
-#define LANES 8
+#define LANES         8
 #define PANEL_VECTORS 10
-#define PANEL_CASES CASE(1, 4); CASE(2, 4); CASE(3, 2); CASE(4, 2); CASE(5, 2); CASE(6, 1); CASE(7, 1); CASE(8, 1); CASE(9, 1); CASE(10, 1);
+#define PANEL_CASES                                                                                                    \
+    CASE(1, 4) CASE(2, 4) CASE(3, 2) CASE(4, 2) CASE(5, 2) CASE(6, 1) CASE(7, 1) CASE(8, 1) CASE(9, 1) CASE(10, 1)
 
 typedef __m256 vector;
 
@@ -56,5 +57,5 @@ static inline vector minimum(vector a, vector b) {
 #include "spmm_f32.h"
 
 void coppice_spmm_f32_avx2(const coppice_spmm_f32_args *args) {
-    spmm_f32_vector(args);
+    spmm_f32_vectors(args);
 }

@@ -1,9 +1,9 @@
 /* spmm_f32 for AVX-512F. */
 #include <immintrin.h>
 
-#define LANES 16
+#define LANES         16
 #define PANEL_VECTORS 5
-#define PANEL_CASES CASE(1, 4); CASE(2, 2); CASE(3, 2); CASE(4, 1); CASE(5, 1);
+#define PANEL_CASES   CASE(1, 4) CASE(2, 2) CASE(3, 2) CASE(4, 1) CASE(5, 1)
 
 typedef __m512 vector;
 
@@ -51,5 +51,5 @@ static inline vector minimum(vector a, vector b) {
 #include "spmm_f32.h"
 
 void coppice_spmm_f32_avx512(const coppice_spmm_f32_args *args) {
-    spmm_f32_vector(args);
+    spmm_f32_vectors(args);
 }

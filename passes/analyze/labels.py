@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import fx
+from torch import fx, nn
 
 from coppice.core.calls import Call, op_name
 from coppice.core.errors import CoppiceError
 from coppice.core.graph import Graph, Value, is_tensor
-from coppice.core.labels import Flow, Ids, Label, Reason, free, labelled
+from coppice.core.labels import UNKNOWN, Flow, Ids, Label, Reason, free, labelled
 from coppice.core.ops import lookup
 from coppice.core.solve import Bools
 
@@ -47,7 +47,8 @@ def analyze(graph: Graph) -> Analysis:
         flow.here = Reason("", node.name, str(node.meta.get("source", "")))
         if node.op == "placeholder":
             value = node.meta["value"]
-            flow.labels[node] = Label(tuple(free(size) for size in value.shape) if isinstance(value, Value) else ())
+            origin = Reason(f"is tied to an axis of the model's input `{node.target}`", node.name)
+            flow.labels[node] = Label(tuple(free(s, origin) for s in value.shape) if isinstance(value, Value) else ())
         elif node.op == "get_attr":
             flow.labels[node] = _tensor(flow, graph.tensors[str(node.target)], str(node.target), axes)
         elif node.op == "call_function":
@@ -56,13 +57,14 @@ def analyze(graph: Graph) -> Analysis:
             for leaf in node.all_input_nodes:
                 if is_tensor(leaf):
                     flow.freeze_label(flow.of(leaf), OUTPUT)
-    return Analysis(graph, graph.version, flow, axes, _masked(flow))
+    return Analysis(graph, graph.version, flow, axes, _masked(graph, flow, axes))
 
 
 def _tensor(flow: Flow, tensor: torch.Tensor, name: str, axes: dict[str, tuple[Ids | None, ...]]) -> Label:
     if not tensor.is_floating_point() or 0 in tensor.shape:
         return Label(tuple(free(size) for size in tensor.shape), static=True)
-    label = Label(tuple(flow.fresh_axis(size, carry=0.0) for size in tensor.shape), static=True)
+    carry = 0.0 if isinstance(tensor, nn.Parameter) else UNKNOWN  # buffers are cut with their unit, but never zeroed
+    label = Label(tuple(flow.fresh_axis(size, carry) for size in tensor.shape), static=True)
     axes[name] = tuple(axis[0].ids if axis else None for axis in label.axes)
     return label
 
@@ -108,7 +110,10 @@ def _unknown(flow: Flow, call: Call, why: str) -> None:
         for part in label if isinstance(label, tuple) else (label,) if label else ():
             flow.freeze_label(part, why, "add a row to the op table, or leave this op out of the pruned part")
     value = call.node.meta["value"]
-    made = [Label(tuple(free(s) for s in v.shape)) if isinstance(v, Value) else Label(()) for v in _leaves(value)]
+    why_not = Reason(why, call.node.name, call.source)
+    made = [
+        Label(tuple(free(s, why_not) for s in v.shape) if isinstance(v, Value) else ()) for v in _leaves(value)
+    ]
     flow.labels[call.node] = tuple(made) if isinstance(value, tuple) else made[0]
 
 
@@ -116,8 +121,11 @@ def _leaves(value: object) -> tuple[object, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _masked(flow: Flow) -> Bools:
-    """Variables whose own slice must be zeroed; a grid passes the mark both ways. Too many marks are harmless."""
+def _masked(graph: Graph, flow: Flow, axes: dict[str, tuple[Ids | None, ...]]) -> Bools:
+    """Variables whose own slice must be zeroed; a grid passes the mark both ways. Too many marks are harmless.
+
+    Of buffers, only the running means of norms are zeroed: they are part of what makes a channel.
+    """
     masked = np.zeros(flow.count, bool)
     for ids in flow.produced:
         masked[ids] = True
@@ -130,4 +138,10 @@ def _masked(flow: Flow) -> Bools:
         for k, part in enumerate(grid.parts):
             total |= masked[part].reshape([-1 if j == k else 1 for j in range(len(grid.parts))])
         masked[grid.flat] |= total.reshape(-1)
+    for name, own in axes.items():
+        if not isinstance(graph.tensors[name], nn.Parameter):
+            for ids in own:
+                masked[ids if ids is not None else slice(0)] = False
+    for ids in flow.statistics:
+        masked[ids] = True
     return masked

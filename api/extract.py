@@ -1,0 +1,130 @@
+"""`extract`: cut, build the module, prove it, and write the receipt."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+import coppice
+from coppice.api.subnet import Subnet
+from coppice.backends.module.graph_model import graph_model
+from coppice.backends.module.user_class import repair, with_tensors
+from coppice.core.config import Config
+from coppice.core.cost import METRICS
+from coppice.core.errors import EquivalenceError, UsageError
+from coppice.core.extraction import Extraction
+from coppice.core.graph import Graph
+from coppice.core.names import unknown_name
+from coppice.core.space import Space
+from coppice.passes.extract.check import TOLERANCE, Agreement, compare, difference, inputs_like
+from coppice.passes.extract.slice import cut
+from coppice.passes.space.build import build_space
+
+MODULE_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+
+
+def extract(
+    graph: Graph | Space,
+    config: Config,
+    *,
+    space: Space | None = None,
+    validate: bool = True,
+    tolerance: float = TOLERANCE,
+    seed: int = 0,
+) -> Subnet:
+    """The subnet that ``config`` denotes, as a module of its own with the current weights of the model.
+
+    ``graph`` may be the `Space` the config came from; given a `Graph`, its default space is built. Every extraction is
+    validated in fp64 against the masked full model on the example inputs, on random ones and at a second batch size;
+    a relative difference above ``tolerance`` raises `EquivalenceError`. On meta tensors nothing can be run, and the
+    receipt says so.
+    """
+    owner = graph if isinstance(graph, Space) else space or build_space(graph)
+    if not isinstance(config, Config):
+        raise UsageError(f"expected a Config, got {type(config).__name__}", place="extract", remedy="use space.uniform(...)")
+    for name in config:
+        if name not in {f.name for f in owner.families}:
+            raise unknown_name("family", name, [f.name for f in owner.families])
+    config = owner.check(config)
+    extraction = cut(owner, config)
+    masked = owner.masked_tensors(config)
+    agreement: Agreement | None = None
+    if validate and not owner.graph.is_meta:
+        agreement = compare(owner.graph, masked, extraction.graph, seed=seed)
+        if not agreement.error <= tolerance:
+            raise EquivalenceError(
+                f"the subnet differs from its masked reference by {agreement.error:.3g} (allowed: {tolerance:.1g})",
+                error=agreement.error,
+                place=owner.graph.name,
+                remedy="this is a bug in coppice: please report the model and receipt; until then, name the layers "
+                "involved in build_space(ignore=...)",
+            )
+    module, kind, why = _module(owner.graph, extraction)
+    reference_kind = "user" if kind == "user" or _copies(owner.graph) else "graph"
+    receipt = _receipt(owner, config, agreement, tolerance, seed)
+    receipt["module"] = {"kind": kind, "why": why, "reference": reference_kind, "class": type(module).__name__}
+    return Subnet(extraction.graph, module, receipt, space=owner, config=config, masked=masked)
+
+
+def _copies(graph: Graph) -> bool:
+    if graph.model is None:
+        return False
+    try:
+        with_tensors(graph.model, {}, {})
+    except Exception:  # noqa: BLE001 (a user's module may refuse deepcopy in any way)
+        return False
+    return True
+
+
+def _module(graph: Graph, extraction: Extraction) -> tuple[nn.Module, str, str]:
+    """The user's class where it runs and agrees with the graph; else a GraphModule, and the reason."""
+    fallback = graph_model(extraction.graph)
+    if graph.model is None:
+        return fallback, "graph", "the model was not given as a module"
+    if isinstance(graph.model, fx.GraphModule):
+        return fallback, "graph", "the model is itself a GraphModule"
+    try:
+        own = with_tensors(graph.model, extraction.graph.tensors, extraction.graph.aliases)
+        repair(own, extraction.literals)
+        if graph.is_meta:
+            return own, "user", "not run: meta tensors"
+        dtypes = {t.dtype for t in extraction.graph.tensors.values() if t.is_floating_point()}
+        allowed = max((MODULE_TOLERANCE.get(d, 1e-4) for d in dtypes), default=1e-4)
+        with torch.no_grad():
+            for args, kwargs in inputs_like(graph, 1, 1):
+                gap = difference(fallback(*args, **kwargs), own(*args, **kwargs))
+                if not gap <= allowed:
+                    return fallback, "graph", f"{type(own).__name__} runs at the new sizes but differs by {gap:.2g}"
+    except Exception as error:  # noqa: BLE001 (whatever the user's forward raises at sizes it does not expect)
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return fallback, "graph", f"{type(graph.model).__name__} does not run at the new sizes: {first[:200]}"
+    return own, "user", ""
+
+
+def _receipt(space: Space, config: Config, agreement: Agreement | None, tolerance: float, seed: int) -> dict[str, Any]:
+    before, after = space.cost(space.full()), space.cost(config)
+    return {
+        "coppice": coppice.__version__,
+        "model": space.graph.name,
+        "costs": {m: {"before": float(before[m][0]), "after": float(after[m][0])} for m in METRICS},
+        "equivalence": None
+        if agreement is None
+        else {
+            "error": agreement.error,
+            "tolerance": tolerance,
+            "dtype": agreement.dtype,
+            "trials": agreement.trials,
+            "batches": list(agreement.batches),
+        },
+        "validated": agreement is not None,
+        "config": {name: list(units) for name, units in config.keep},
+        "widths": {f.name: [f.size, len(config[f.name])] for f in space.families},
+        "options": dict(space.options),
+        "notes": list(space.graph.notes),
+        "seed": seed,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+    }

@@ -1,0 +1,177 @@
+"""`Subnet`: the module, its proof, and the ways out of coppice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from coppice.backends.module.graph_model import graph_model
+from coppice.backends.module.user_class import with_tensors
+from coppice.core.config import Config
+from coppice.core.errors import UnsupportedError, UsageError
+from coppice.core.files import folder
+from coppice.core.graph import Graph
+from coppice.core.space import Space
+from coppice.core.specs import spec_from_json, spec_to_json
+from coppice.core.text import from_text, to_text
+
+FORMAT = 1
+WEIGHTS, GRAPH, RECEIPT, ONNX = "weights.safetensors", "graph.json", "receipt.json", "model.onnx"
+MAX_JSON = 256 << 20
+
+
+class Subnet:
+    """One extracted model.
+
+    ``module`` is a standard ``nn.Module`` in eval mode: the user's own class where it runs at the new sizes, else an
+    ``fx.GraphModule`` (``receipt["module"]`` says which, and why). ``graph`` is the small graph, ``receipt`` the proof.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        module: nn.Module,
+        receipt: dict[str, Any],
+        *,
+        space: Space | None = None,
+        config: Config | None = None,
+        masked: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        self.graph, self.module, self.receipt = graph, module, receipt
+        self.space, self.config = space, config
+        self._masked = dict(masked or {})
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    def reference(self) -> nn.Module:
+        """The full model with every removed unit's slices set to zero: what the subnet must equal.
+
+        A copy of the user's own module where there is one. `UnsupportedError` for a subnet loaded from disk, which
+        does not carry the full model.
+        """
+        if self.space is None:
+            raise UnsupportedError(
+                "a loaded subnet does not carry the full model",
+                place="reference",
+                remedy="extract it again from the original model and receipt['config']",
+            )
+        graph = self.space.graph
+        if graph.model is not None and self.receipt["module"]["reference"] == "user":
+            return with_tensors(graph.model, self._masked, graph.aliases)
+        return graph_model(graph, {n: _detached(t) for n, t in self._masked.items()})
+
+    # ---- out -----------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write the subnet folder: ``weights.safetensors``, ``graph.json``, ``receipt.json``; whole or not at all.
+
+        The folder loads with `coppice.load` and needs no class of the user's. An older folder at ``path`` is replaced.
+        """
+        path = Path(path)
+        if self.graph.is_meta:
+            raise UnsupportedError("a subnet on meta tensors has no weights to save", place=str(path))
+        tensors = self.tensors()
+        text = json.dumps(
+            {
+                "format": FORMAT,
+                "aliases": self.graph.aliases,
+                "parameters": sorted(n for n, t in tensors.items() if isinstance(t, nn.Parameter)),
+                "inputs": spec_to_json(self.graph.in_spec),
+                "outputs": spec_to_json(self.graph.out_spec),
+                "graph": to_text(self.graph).splitlines(),
+            },
+            indent=1,
+        )
+        with folder(path) as inside:
+            save_file({n: t.detach().contiguous().clone() for n, t in tensors.items()}, str(inside / WEIGHTS))
+            (inside / GRAPH).write_text(text, encoding="utf-8")
+            self.receipt["weights_sha256"] = hashlib.sha256((inside / WEIGHTS).read_bytes()).hexdigest()
+            self.receipt["graph_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+            (inside / RECEIPT).write_text(json.dumps(self.receipt, indent=2), encoding="utf-8")
+        return path
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The tensors of ``module`` now (it may have been trained further), by canonical name."""
+        now = {**dict(self.module.named_parameters(remove_duplicate=False)), **dict(self.module.named_buffers())}
+        return {name: now.get(name, tensor) for name, tensor in self.graph.tensors.items()}
+
+    def export_onnx(self, path: str | Path, *, check: bool = True) -> Path:
+        """Write a standard ONNX model; with ``check``, compare it with the module in ONNX Runtime (if installed).
+
+        Raises `UnsupportedError` where an op has no ONNX form, `EquivalenceError` where the runtime disagrees.
+        """
+        from coppice.backends.onnx.export import export  # noqa: PLC0415 (onnx is slow to import)
+
+        return export(self.graph, self.tensors(), Path(path), self.receipt, check=check)
+
+
+def _detached(tensor: torch.Tensor) -> torch.Tensor:
+    data = tensor.detach().clone()
+    return nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
+
+
+# ---- in ------------------------------------------------------------------------------------------------------------
+
+
+def load(path: str | Path) -> Subnet:
+    """Load a subnet folder. Nothing in it is executed or unpickled; sizes and hashes are checked first.
+
+    Raises `UsageError` for a folder that is missing, incomplete, altered or of another format.
+    """
+    path = Path(path)
+    for name in (WEIGHTS, GRAPH, RECEIPT):
+        if not (path / name).is_file():
+            raise UsageError(f"{name} is missing", place=str(path), remedy="give a folder that Subnet.save wrote")
+    receipt, data = _json(path / RECEIPT), _json(path / GRAPH)
+    if data.get("format") != FORMAT:
+        raise UsageError(f"format {data.get('format')!r} is not {FORMAT}", place=str(path / GRAPH))
+    digests = (
+        (GRAPH, "graph_sha256", hashlib.sha256((path / GRAPH).read_bytes()).hexdigest()),
+        (WEIGHTS, "weights_sha256", hashlib.sha256((path / WEIGHTS).read_bytes()).hexdigest()),
+    )
+    for name, key, found in digests:
+        if receipt.get(key) != found:
+            raise UsageError(
+                "its hash is not the one in the receipt",
+                place=str(path / name),
+                remedy="the file was changed or damaged after it was saved; save the subnet again",
+            )
+    parameters = set(data.get("parameters", []))
+    try:
+        with safe_open(str(path / WEIGHTS), framework="pt") as file:
+            tensors = {name: _typed(file.get_tensor(name), name in parameters) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"not a safetensors file: {error}", place=str(path / WEIGHTS)) from None
+    graph = from_text(
+        "\n".join(map(str, data["graph"])) + "\n",
+        tensors,
+        in_spec=spec_from_json(data["inputs"]),
+        out_spec=spec_from_json(data["outputs"]),
+        aliases={str(a): str(c) for a, c in data.get("aliases", {}).items()},
+    )
+    return Subnet(graph, graph_model(graph), receipt)
+
+
+def _typed(tensor: torch.Tensor, parameter: bool) -> torch.Tensor:
+    return nn.Parameter(tensor, requires_grad=tensor.is_floating_point()) if parameter else tensor
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > MAX_JSON:
+        raise UsageError(f"the file is larger than {MAX_JSON >> 20} MiB", place=str(path))
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"not JSON: {error}", place=str(path)) from None
+    if not isinstance(data, dict):
+        raise UsageError("expected a JSON object", place=str(path))
+    return data

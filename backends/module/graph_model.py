@@ -1,0 +1,54 @@
+"""A graph as a standard ``nn.Module`` whose tensors keep their original names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import fx, nn
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+
+from coppice.core.graph import Graph
+
+
+def graph_model(graph: Graph, tensors: dict[str, torch.Tensor] | None = None) -> fx.GraphModule:
+    """An ``fx.GraphModule`` in eval mode, called as the user's model is; it shares ``tensors`` (default: the graph's).
+
+    Parameters and buffers stand under their fully qualified names, shared ones under all of them.
+    """
+    tensors = graph.tensors if tensors is None else tensors
+    root = nn.Module()
+    for name, tensor in tensors.items():
+        place(root, name, tensor)
+    for alias, name in graph.aliases.items():
+        if name in tensors:
+            place(root, alias, tensors[name])
+    body = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    for node in graph.fx.nodes:
+        env[node] = body.node_copy(node, lambda n: env[n])
+    names = [node.name for node in graph.placeholders()]
+    body.set_codegen(_PyTreeCodeGen(_PyTreeInfo(_argument_names(graph, names), graph.in_spec, graph.out_spec)))
+    module = fx.GraphModule(root, body, class_name=graph.name if graph.name.isidentifier() else "Subnet")
+    return module.eval()
+
+
+def _argument_names(graph: Graph, names: list[str]) -> list[str]:
+    args, kwargs = pytree.tree_unflatten(list(names), graph.in_spec)
+    positional = [str(pytree.tree_leaves(arg)[0]) if pytree.tree_leaves(arg) else f"arg{i}" for i, arg in enumerate(args)]
+    return [*positional, *kwargs]
+
+
+def place(root: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    """Register ``tensor`` under a dotted name, making the modules on the way and replacing what stands there."""
+    owner = root
+    *path, leaf = name.split(".")
+    for part in path:
+        if part not in owner._modules:
+            owner.add_module(part, nn.Module())
+        owner = owner.get_submodule(part)
+    if isinstance(tensor, nn.Parameter):
+        owner._parameters[leaf] = tensor
+    else:
+        owner._buffers[leaf] = tensor

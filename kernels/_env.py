@@ -1,0 +1,16 @@
+"""The environment variables that the kernels obey; nothing else under ``kernels`` reads the environment.
+
+``COPPICE_ISA``: the highest instruction set that may be used (``generic``, ``avx2``, ``avx512``); unset or empty: the
+best one of the machine. Read once, when the C library is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+
+ISA = "COPPICE_ISA"
+
+
+def isa_limit() -> str | None:
+    """The value of ``COPPICE_ISA``, or None where it is unset or empty."""
+    return os.environ.get(ISA) or None

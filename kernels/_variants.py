@@ -1,0 +1,116 @@
+"""Which implementations there are, those of the C library and those of numba alike, and the one that calls take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from coppice.kernels import _env
+from coppice.kernels._errors import IsaError, KernelsUnavailable
+from coppice.kernels._load import Library, load
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One implementation of a primitive.
+
+    Attributes:
+        primitive: what it computes, e.g. ``spmm_f32``.
+        name: unique within its primitive; what the ``variant`` argument of a call takes.
+        isa: the instruction set it needs; ``numba`` for what is compiled on first use.
+        available: whether this machine, and ``COPPICE_ISA``, allow it.
+        index: its number in the C library, -1 for numba.
+    """
+
+    primitive: str
+    name: str
+    isa: str
+    available: bool
+    index: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """What calls run on: ``library`` whether the C library is loaded, ``isa`` the highest instruction set in use
+    (``numba`` without the library), ``detail`` one sentence for people."""
+
+    library: bool
+    isa: str
+    detail: str
+
+
+def _library() -> Library | KernelsUnavailable:
+    try:
+        return load()
+    except KernelsUnavailable as error:
+        limit = _env.isa_limit()
+        if limit is not None:
+            raise IsaError(
+                f"it asks for {limit!r}, but without the C library there is no instruction set to choose ({error.fact})",
+                place=_env.ISA,
+                remedy=f"unset it, or {error.remedy}",
+            ) from error
+        return error
+
+
+def variants() -> list[Variant]:
+    """All implementations; within a primitive from the C reference to the fastest, then numba.
+
+    Raises:
+        IsaError: ``COPPICE_ISA`` names what is unknown or missing.
+    """
+    library = _library()
+    found = []
+    if isinstance(library, Library):
+        info = library.ffi.new("coppice_variant *")
+        names = library.isa_names()
+        for index in range(library.c.coppice_variant_count()):
+            library.c.coppice_variant_info(index, info)
+            primitive, name = library.text(info.primitive), library.text(info.name)
+            found.append(Variant(primitive, name, names[info.isa], bool(info.available), index))
+    found.append(Variant("spmm_f32", "numba", "numba", find_spec("numba") is not None, -1))
+    return found
+
+
+def pick(primitive: str, name: str | None) -> Variant:
+    """The variant called ``name``; None: the fastest of the C library, or numba's without it.
+
+    Raises:
+        IsaError: none has this name, or the machine lacks it.
+        KernelsUnavailable: there is neither a C library nor numba.
+    """
+    rows = [variant for variant in variants() if variant.primitive == primitive]
+    usable = [variant for variant in rows if variant.available]
+    if name is None:
+        compiled = [variant for variant in usable if variant.index >= 0]
+        if compiled or usable:
+            return (compiled or usable)[-1]
+        missing = _library()
+        assert isinstance(missing, KernelsUnavailable)
+        remedy = f"{missing.remedy}, or install numba"
+        raise KernelsUnavailable(f"{missing.fact}, and there is no numba", place=missing.place, remedy=remedy)
+    for variant in rows:
+        if variant.name == name:
+            if variant.available:
+                return variant
+            fact = f"{name!r} cannot run: this machine or {_env.ISA} does not allow {variant.isa}"
+            raise IsaError(fact, place="variant", remedy=f"use one of {', '.join(v.name for v in usable)}")
+    fact = f"{primitive} has no variant {name!r}"
+    raise IsaError(fact, place="variant", remedy=f"use one of {', '.join(v.name for v in rows)}")
+
+
+def isa() -> str:
+    """The highest instruction set that calls use; ``numba`` where the C library is missing."""
+    library = _library()
+    if isinstance(library, KernelsUnavailable):
+        return "numba"
+    return library.text(library.c.coppice_isa_name(library.c.coppice_isa_active()))
+
+
+def status() -> Status:
+    """What calls run on, and why. Raises IsaError where ``COPPICE_ISA`` is wrong."""
+    library, name = _library(), isa()
+    if isinstance(library, KernelsUnavailable):
+        return Status(False, name, f"numba kernels: {library.fact}; remedy: {library.remedy}")
+    limit = _env.isa_limit()
+    return Status(True, name, f"C kernels up to {name}" + (f", limited by {_env.ISA}" if limit else ""))

@@ -1,0 +1,133 @@
+"""Prove a subnet: its graph against the full graph with masked tensors, in fp64, on examples and random inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import fx
+
+from coppice.core.graph import FLOATING, Graph, Value
+
+TOLERANCE = 1e-9
+"""Largest allowed relative difference in fp64."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """``error`` is the largest difference found, relative to the reference's magnitude, over ``trials`` inputs."""
+
+    error: float
+    trials: int
+    dtype: str
+    batches: tuple[int, ...]
+
+
+def compare(
+    reference: Graph, masked: dict[str, torch.Tensor], subnet: Graph, *, trials: int = 2, seed: int = 0
+) -> Agreement:
+    """Run both graphs in fp64 on the example inputs, on ``trials`` random ones, and at another batch size."""
+    full, small = _double(reference, masked), _double(subnet, subnet.tensors)
+    worst, batches = 0.0, []
+    with torch.no_grad(), _default_double():
+        for args, kwargs in inputs_like(reference, trials, seed):
+            args, kwargs = pytree.tree_map(_as_double, (args, kwargs))
+            worst = max(worst, difference(full.run(*args, **kwargs), small.run(*args, **kwargs)))
+            batches += [x.shape[0] for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.ndim][:1]
+    return Agreement(worst, len(batches), "float64", tuple(sorted(set(batches))))
+
+
+def inputs_like(graph: Graph, trials: int, seed: int) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """The example inputs, ``trials`` random inputs of the same shape, and one of a larger batch where that may vary."""
+    if graph.inputs is None:
+        return
+    generator = torch.Generator().manual_seed(seed)
+    yield graph.inputs
+    for _ in range(trials):
+        yield pytree.tree_map(lambda x: _random_like(x, generator), graph.inputs)
+    if graph.batch_dynamic:
+        flat = graph.flatten_inputs(*graph.inputs)
+        wide = [_one_more(x, node.meta["value"], generator) for x, node in zip(flat, graph.placeholders(), strict=True)]
+        yield pytree.tree_unflatten(wide, graph.in_spec)
+
+
+def _random_like(x: Any, generator: torch.Generator) -> Any:
+    if not isinstance(x, torch.Tensor) or not x.numel() or x.dtype is torch.bool:
+        return x
+    if x.is_floating_point():
+        spread = x.float().std() if x.numel() > 1 else torch.ones(())
+        noise = torch.randn(x.shape, generator=generator) * (spread if spread > 0 else 1.0) + x.float().mean().cpu()
+        return noise.to(x.device, x.dtype)
+    low, high = int(x.min()), int(x.max())
+    return torch.randint(low, high + 1, x.shape, generator=generator).to(x.device, x.dtype)
+
+
+def _one_more(x: Any, value: Value, generator: torch.Generator) -> Any:
+    """One sample more (at least 3) along every axis whose size is the batch symbol itself."""
+    if not isinstance(x, torch.Tensor) or not x.ndim or value.symbols[0] is None:
+        return x
+    extra = torch.cat([x, x[:1], x[:1]]) if x.shape[0] == 1 else torch.cat([x, x[:1]])
+    return _random_like(extra, generator)
+
+
+def difference(a: Any, b: Any) -> float:
+    """The largest |a - b| / max(1, max |a|) over all tensors of two results of the same structure; inf if they differ."""
+    left, right = pytree.tree_leaves(a), pytree.tree_leaves(b)
+    if len(left) != len(right):
+        return float("inf")
+    worst = 0.0
+    for x, y in zip(left, right, strict=True):
+        if not isinstance(x, torch.Tensor):
+            worst = max(worst, 0.0 if x == y else float("inf"))
+            continue
+        if x.shape != y.shape:
+            return float("inf")
+        if not x.numel():
+            continue
+        if not x.is_floating_point():
+            worst = max(worst, 0.0 if torch.equal(x, y) else float("inf"))
+            continue
+        x, y = x.double(), y.double()
+        same = (x == y) | (x.isnan() & y.isnan())
+        gap = torch.where(same, torch.zeros_like(x), (x - y).abs())
+        scale = max(1.0, float(x[x.isfinite()].abs().max()) if x.isfinite().any() else 1.0)
+        found = float(gap.max()) / scale
+        worst = max(worst, found if found == found else float("inf"))
+    return worst
+
+
+def _as_double(x: Any) -> Any:
+    return x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+
+
+def _double(graph: Graph, tensors: dict[str, torch.Tensor]) -> Graph:
+    """The same graph computing in fp64: tensors and dtype arguments widened."""
+    body = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+
+    def wide(value: Any) -> Any:
+        return torch.float64 if isinstance(value, torch.dtype) and value in FLOATING else value
+
+    for node in graph.fx.nodes:
+        new = body.node_copy(node, lambda n: env[n])
+        new.args, new.kwargs = (
+            pytree.tree_map(wide, part, is_leaf=lambda x: isinstance(x, (fx.Node, torch.dtype)))
+            for part in (tuple(new.args), dict(new.kwargs))
+        )
+        new.meta = dict(node.meta)
+        env[node] = new
+    return replace(graph, fx=body, tensors={n: _as_double(t.detach()) for n, t in tensors.items()})
+
+
+@contextmanager
+def _default_double() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
