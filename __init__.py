@@ -14,7 +14,7 @@ _HOMES = {
     "trace": "coppice.frontends.torch",
     "build_space": "coppice.passes.space.build",
     "prune": "coppice.passes.prune.one_shot",
-    "recalibrate": "coppice.passes.train.recalibrate",
+    "recalibrate": "coppice.api.recalibrate",
     "DHSPG": "coppice.passes.train.dhspg",
     "extract": "coppice.api.extract",
     "load": "coppice.api.subnet",
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from coppice.passes.prune.one_shot import prune
     from coppice.passes.space.build import build_space
     from coppice.passes.train.dhspg import DHSPG
-    from coppice.passes.train.recalibrate import recalibrate
+    from coppice.api.recalibrate import recalibrate
 
 
 def __getattr__(name: str) -> Any:

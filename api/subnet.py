@@ -47,7 +47,7 @@ class Subnet:
     ) -> None:
         self.graph, self.module, self.receipt = graph, module, receipt
         self.space, self.config = space, config
-        self._masked = dict(masked or {})
+        self.masked = dict(masked or {})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
@@ -66,8 +66,8 @@ class Subnet:
             )
         graph = self.space.graph
         if graph.model is not None and self.receipt["module"]["reference"] == "user":
-            return with_tensors(graph.model, self._masked, graph.aliases)
-        return graph_model(graph, {n: _detached(t) for n, t in self._masked.items()})
+            return with_tensors(graph.model, self.masked, graph.aliases)
+        return graph_model(graph, {n: _detached(t) for n, t in self.masked.items()})
 
     # ---- out -----------------------------------------------------------------------------------------------------
 

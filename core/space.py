@@ -151,11 +151,16 @@ class Space:
 
     @cached_property
     def magnitudes(self) -> dict[str, Floats]:
-        """Per family, the L2 norm of each unit's masked slices; on meta tensors, the order of the units."""
+        """Per family, each unit's share of squared norm, summed over the tensors it has masked slices in.
+
+        Shares make layers comparable, and a unit tied through many layers counts in each. On meta tensors, which have
+        no values, units rank in their order.
+        """
         if self.graph.is_meta:
             return {f.name: -np.arange(f.size, dtype=np.float64) for f in self.families}
-        squares = self.unit_sums({name: t.detach().double() ** 2 for name, t in self.graph.parameters().items()})
-        return {f.name: np.sqrt(squares[f.classes]) for f in self.families}
+        squares = {name: t.detach().double() ** 2 for name, t in self.graph.parameters().items()}
+        shares = self.unit_sums({name: square / square.sum().clamp_min(1e-30) for name, square in squares.items()})
+        return {f.name: shares[f.classes] for f in self.families}
 
     def unit_sums(self, tensors: Mapping[str, torch.Tensor]) -> Floats:
         """Sum ``tensors`` (shaped like the graph's) over each unit's masked slices; float64[classes], leaves only."""

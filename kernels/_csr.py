@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,5 +186,5 @@ def _float32(values: NDArray[Any]) -> NDArray[np.float32]:
     return values
 
 
-def _refuse(fact: str, remedy: str) -> None:
+def _refuse(fact: str, remedy: str) -> NoReturn:
     raise KernelError(fact, place="weight", remedy=remedy)

@@ -34,7 +34,7 @@ class Library:
 
     def isa_names(self) -> list[str]:
         """All instruction sets that the library knows by name, lowest first."""
-        names = []
+        names: list[str] = []
         while (pointer := self.c.coppice_isa_name(len(names))) != self.ffi.NULL:
             names.append(self.text(pointer))
         return names

@@ -46,7 +46,7 @@ def _library() -> Library | KernelsUnavailable:
         limit = _env.isa_limit()
         if limit is not None:
             raise IsaError(
-                f"it asks for {limit!r}, but without the C library there is no instruction set to choose ({error.fact})",
+                f"it asks for {limit!r}, but there is nothing to choose from: {error.fact}",
                 place=_env.ISA,
                 remedy=f"unset it, or {error.remedy}",
             ) from error

@@ -27,8 +27,18 @@ READS_ENVIRONMENT = {"core/env.py", "kernels/_env.py"}
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb"}
 
 
+def bound_to(module: str, tree: ast.Module) -> set[str]:
+    """Return the other names that ``module`` is imported under."""
+    aliases = [alias for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    return {alias.asname for alias in aliases if alias.name == module and alias.asname is not None}
+
+
 def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Yield (line, absolute dotted name) for every import, wherever it stands; relative ones begin with a dot."""
+    """Yield (line, absolute dotted name) for every import, wherever it stands; relative ones begin with a dot.
+
+    ``coppice.name`` counts as the import of that name: it is what makes the root package fetch it.
+    """
+    root = {"coppice"} | bound_to("coppice", tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -40,6 +50,8 @@ def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
             for argument in node.args[:1]:
                 if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
                     yield node.lineno, argument.value
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) in root:
+            yield node.lineno, f"coppice.{node.attr}"
 
 
 def homes(root: Path) -> dict[str, str]:
@@ -62,10 +74,8 @@ def import_fault(name: str, layer: str, lazy: dict[str, str]) -> str | None:
         return f"import of {name}; nothing imports the tests"
     if first != "coppice":
         return None
-    if not rest:
-        return "import of bare coppice hides what is used; import the module that is meant"
-    if rest[0] == "__version__":
-        return "kernels imports none of ours" if layer == "kernels" else None
+    if not rest or rest[0] == "__version__":
+        return f"kernels imports {name}; it may import nothing of ours" if layer == "kernels" else None
     target = lazy.get(rest[0], name).split(".")[1]
     if target == layer.split("/")[0] or target in MAY_IMPORT[layer]:
         return None
@@ -75,10 +85,7 @@ def import_fault(name: str, layer: str, lazy: dict[str, str]) -> str | None:
 
 def environment_reads(tree: ast.Module) -> Iterator[int]:
     """Yield the lines that reach for the environment, through whatever name ``os`` was imported under."""
-    names = {"os"}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.asname or alias.name for alias in node.names if alias.name == "os"}
+    names = {"os"} | bound_to("os", tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == "os":
             reached = {alias.name for alias in node.names}
@@ -141,7 +148,8 @@ def plant(root: Path, file: str, source: str) -> None:
         ("core/ops/a.py", "from ..graph import Graph", "relative import"),
         ("core/a.py", "import core.graph", "write coppice.core.graph"),
         ("core/a.py", "from passes import prune", "write coppice.passes"),
-        ("core/a.py", "import coppice", "bare coppice"),
+        ("core/a.py", "import coppice\ncoppice.trace(model)", "core/a.py:2: core imports coppice.trace"),
+        ("core/a.py", "import coppice as c\nc.passes.prune", "core/a.py:2: core imports coppice.passes"),
         ("api/a.py", "from tests.conftest import shared_data", "nothing imports the tests"),
         ("api/a.py", "from coppice.tests import x", "nothing imports the tests"),
         ("api/a.py", "from zoo.case import Case", "nothing imports the tests"),
@@ -151,7 +159,8 @@ def plant(root: Path, file: str, source: str) -> None:
         ("frontends/a.py", "from coppice.backends.cpu import run", "frontends imports coppice.backends"),
         ("backends/mcu/a.py", "from coppice.kernels import load", "backends imports coppice.kernels"),
         ("kernels/a.py", "from coppice.core.errors import CoppiceError", "kernels imports coppice.core"),
-        ("kernels/a.py", "from coppice import __version__", "kernels imports none of ours"),
+        ("kernels/a.py", "from coppice import __version__", "kernels imports coppice.__version__"),
+        ("kernels/a.py", "import coppice", "kernels imports coppice"),
         ("core/a.py", "import os\nos.environ['X']", "core/a.py:2: the environment"),
         ("core/a.py", "import os as system\nsystem.getenv('X')", "core/a.py:2: the environment"),
         ("core/a.py", "from os import environ", "core/a.py:1: the environment"),
@@ -171,6 +180,7 @@ def test_a_planted_breach_is_found(tmp_path: Path, file: str, source: str, fault
     [
         ("core/a.py", "import os\nimport numpy\nfrom coppice.core.graph import Graph\nos.path.join('a', 'b')"),
         ("core/a.py", "from coppice import __version__"),
+        ("core/a.py", "import coppice\ncoppice.__version__, coppice.Graph"),
         ("core/a.py", "import onnx.backend\nself.environ = model.environ"),
         ("core/env.py", "import os\nos.environ.get('COPPICE_CACHE')"),
         ("kernels/_env.py", "import os\nos.environ.get('COPPICE_ISA')"),

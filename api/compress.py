@@ -1,0 +1,42 @@
+"""`compress`: trace, build the space, choose, extract and prove, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from coppice.api.extract import extract
+from coppice.api.recalibrate import recalibrate
+from coppice.api.subnet import Subnet
+from coppice.core.budget import BudgetLike
+from coppice.frontends.torch import trace
+from coppice.passes.prune.one_shot import prune
+from coppice.passes.prune.scores import Loss
+from coppice.passes.space.build import Bound, Ignore, build_space
+
+
+def compress(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    budget: BudgetLike,
+    ignore: Ignore | str = (),
+    round_to: int = 1,
+    bounds: Mapping[str, Bound] | None = None,
+    score: str | Mapping[str, Any] = "magnitude",
+    calibration: Iterable[Any] | None = None,
+    loss: Loss | None = None,
+    seed: int = 0,
+) -> Subnet:
+    """The subnet of ``model`` within ``budget``, chosen in one shot and validated.
+
+    With ``calibration`` batches (inputs, or (inputs, targets)), batch-norm statistics are measured again after the cut;
+    the ``taylor`` score needs them too. The arguments are those of `trace`, `build_space`, `prune` and `recalibrate`,
+    and so are the errors.
+    """
+    data = None if calibration is None else list(calibration)
+    space = build_space(trace(model, example_inputs), ignore=ignore, round_to=round_to, bounds=bounds)
+    subnet = extract(space, prune(space, budget, score, data, loss=loss, seed=seed), seed=seed)
+    return subnet if not data else recalibrate(subnet, data)

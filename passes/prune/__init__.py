@@ -1,0 +1,1 @@
+"""Choosing units in one shot: scores and the allocator."""

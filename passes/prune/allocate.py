@@ -1,0 +1,113 @@
+"""The global allocator: which units leave so that the budget is met in cost space, and not one unit more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from coppice.core.budget import Budget
+from coppice.core.config import Config
+from coppice.core.errors import UsageError
+from coppice.core.space import Family, Floats, Space
+
+Ints = npt.NDArray[np.int64]
+
+FLOOR = 0.1
+"""Families keep at least this fraction of their units while the budget can be met so: no layer is strangled first."""
+
+
+def allocate(space: Space, scores: Mapping[str, Floats], budget: Budget) -> Config:
+    """The config that meets ``budget`` and loses the least score for the cost it saves.
+
+    ``scores[family]`` is the importance of each unit. Units leave in the order of score per marginal cost, as many as
+    the budget asks for (bisection over the vectorised cost model); then whatever still fits comes back, best first.
+    ``budget`` must be reachable (`coppice.core.budget.resolve` checks it).
+    """
+    families = space.families
+    for family in families:
+        if not np.isfinite(scores[family.name]).all():
+            raise UsageError("a score is NaN or infinite", place=f"family {family.name}", remedy="check the calibration data")
+    full = np.array([f.size for f in families], np.int64)
+    if not families or budget.met(_costs(space, full)):
+        return space.full()
+    for floor in (FLOOR, 0.0):
+        widths = _bisect(space, scores, budget, floor)
+        if budget.met(_costs(space, widths)):
+            break
+    widths = _refill(space, scores, budget, widths)
+    return space.with_widths({f.name: int(w) for f, w in zip(families, widths, strict=True)}, scores)
+
+
+def _costs(space: Space, widths: Ints) -> dict[str, float]:
+    return {metric: float(values[0]) for metric, values in space.cost(widths[None, :]).items()}
+
+
+def _bisect(space: Space, scores: Mapping[str, Floats], budget: Budget, floor: float) -> Ints:
+    """Widths after removing the shortest prefix of the removal order that meets the budget."""
+    families = space.families
+    full = np.array([f.size for f in families], np.int64)
+    least = np.array([max(f.widths[0], _at_least(f, floor * f.size)) for f in families], np.int64)
+    price = np.zeros(len(families))
+    for metric, limit in budget.limits:
+        price += space.costs.marginal(full, metric) / limit
+    owner = np.concatenate([np.full(n - low, k) for k, (n, low) in enumerate(zip(full, least, strict=True))])
+    worth = np.concatenate(
+        [_worth(scores[f.name], f.size - low) / max(price[k], 1e-30) for k, (f, low) in enumerate(zip(families, least, strict=True))]
+    )
+    owner = owner[np.argsort(worth, kind="stable")].astype(np.int64)
+
+    def after(count: int) -> Ints:
+        left = full - np.bincount(owner[:count], minlength=len(families))
+        return np.array([_at_least(f, w) for f, w in zip(families, left, strict=True)], np.int64)
+
+    low, high = 0, len(owner)
+    while low < high:
+        middle = (low + high) // 2
+        if budget.met(_costs(space, after(middle))):
+            high = middle
+        else:
+            low = middle + 1
+    return after(low)
+
+
+def _worth(scores: Floats, count: int) -> Floats:
+    """What removing the ``count`` least units in turn loses: each score over the fraction of the family that is left.
+
+    The division makes a family dearer as it shrinks, so that a flat field of scores is thinned, not emptied.
+    """
+    ranked = np.sort(np.maximum(scores, 0.0))
+    left = 1.0 - np.arange(len(ranked)) / len(ranked)
+    return (ranked / left)[:count]
+
+
+def _at_least(family: Family, width: float) -> int:
+    """The smallest allowed width that is at least ``width``."""
+    widths = np.asarray(family.widths)
+    return int(widths[min(int(np.searchsorted(widths, width - 1e-9)), len(widths) - 1)])
+
+
+def _refill(space: Space, scores: Mapping[str, Floats], budget: Budget, widths: Ints) -> Ints:
+    """Give units back while any step up to a family's next allowed width still fits, the best score per cost first."""
+    families = space.families
+    ranked = [-np.sort(-np.asarray(scores[f.name])) for f in families]
+    metric = budget.limits[0][0]
+    while True:
+        steps = [(k, up) for k, f in enumerate(families) if (up := _next(f, int(widths[k]))) is not None]
+        if not steps:
+            return widths
+        trials = np.repeat(widths[None, :], len(steps), axis=0)
+        for i, (k, up) in enumerate(steps):
+            trials[i, k] = up
+        costs = space.cost(trials)
+        fits = np.all([costs[m] <= limit * (1 + 1e-12) for m, limit in budget.limits], axis=0)
+        if not fits.any():
+            return widths
+        spent = costs[metric] - _costs(space, widths)[metric]
+        gain = np.array([ranked[k][widths[k] : up].sum() for k, up in steps]) / np.maximum(spent, 1e-30)
+        widths = trials[int(np.argmax(np.where(fits, gain, -np.inf)))]
+
+
+def _next(family: Family, width: int) -> int | None:
+    return next((w for w in family.widths if w > width), None)

@@ -1,0 +1,1 @@
+"""Training once: sparse optimizers, and statistics that follow a cut."""
