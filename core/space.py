@@ -140,7 +140,7 @@ class Space:
     def with_widths(self, widths: Mapping[str, int], order: Mapping[str, Floats] | None = None) -> Config:
         """Keep the ``widths[name]`` best units by ``order`` (scores, default: weight magnitude); all where unnamed."""
         keep: dict[str, object] = {}
-        scores = order if order is not None else self.magnitudes
+        scores = order if order is not None else self.magnitudes()
         for family in self.families:
             width = widths.get(family.name, family.size)
             ranked = np.argsort(-np.asarray(scores[family.name]), kind="stable")
@@ -149,7 +149,6 @@ class Space:
             self.family(name)
         return self.check(Config.of(keep))
 
-    @cached_property
     def magnitudes(self) -> dict[str, Floats]:
         """Per family, each unit's share of squared norm, summed over the tensors it has masked slices in.
 

@@ -20,7 +20,7 @@ Scores = dict[str, Floats]
 
 def magnitude(space: Space) -> Scores:
     """The share of each tensor's squared norm that the unit holds, summed over its slices (`Space.magnitudes`)."""
-    return dict(space.magnitudes)
+    return space.magnitudes()
 
 
 def random(space: Space, seed: int = 0) -> Scores:
