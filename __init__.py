@@ -37,6 +37,7 @@ __all__ = ["__version__", *_HOMES]
 if TYPE_CHECKING:
     from coppice.api.compress import compress
     from coppice.api.extract import extract
+    from coppice.api.recalibrate import recalibrate
     from coppice.api.subnet import Subnet, load
     from coppice.core.config import Config
     from coppice.core.errors import (
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from coppice.passes.prune.one_shot import prune
     from coppice.passes.space.build import build_space
     from coppice.passes.train.dhspg import DHSPG
-    from coppice.api.recalibrate import recalibrate
 
 
 def __getattr__(name: str) -> Any:

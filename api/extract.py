@@ -45,7 +45,9 @@ def extract(
     """
     owner = graph if isinstance(graph, Space) else space or build_space(graph)
     if not isinstance(config, Config):
-        raise UsageError(f"expected a Config, got {type(config).__name__}", place="extract", remedy="use space.uniform(...)")
+        raise UsageError(
+            f"expected a Config, got {type(config).__name__}", place="extract", remedy="use space.uniform(...)"
+        )
     for name in config:
         if name not in {f.name for f in owner.families}:
             raise unknown_name("family", name, [f.name for f in owner.families])

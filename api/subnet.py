@@ -109,7 +109,7 @@ class Subnet:
 
         Raises `UnsupportedError` where an op has no ONNX form, `EquivalenceError` where the runtime disagrees.
         """
-        from coppice.backends.onnx.export import export  # noqa: PLC0415 (onnx is slow to import)
+        from coppice.backends.onnx.export import export
 
         return export(self.graph, self.tensors(), Path(path), self.receipt, check=check)
 

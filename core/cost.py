@@ -28,7 +28,7 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class CostModel:
-    """``monomials[j]`` is a tuple of family indices whose widths are multiplied; ``counts[axis, j]`` its coefficient."""
+    """``monomials[j]`` is a tuple of family indices whose widths multiply; ``counts[axis, j]`` is its coefficient."""
 
     families: int
     monomials: tuple[tuple[int, ...], ...]
@@ -64,7 +64,8 @@ class CostModel:
         """float64[families]: how much ``metric`` falls when one more unit of each family leaves."""
         steps = np.maximum(widths[None, :] - np.eye(self.families, dtype=np.int64), 0)
         values = self.evaluate(np.concatenate([widths[None, :], steps]))[metric]
-        return values[0] - values[1:]
+        fall: Floats = values[0] - values[1:]
+        return fall
 
 
 def merge_terms(terms: Sequence[Term]) -> tuple[Term, ...]:

@@ -1,4 +1,4 @@
-"""Every error coppice raises on purpose: a fact, a place and a remedy, with the exit code the command line returns for it."""
+"""Every error coppice raises on purpose: a fact, a place, a remedy, and the exit code of the command line."""
 
 from __future__ import annotations
 

@@ -30,7 +30,11 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """`write_atomic` for UTF-8 text."""
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomic(path, write)
 
 
 @contextmanager
@@ -38,13 +42,16 @@ def folder(path: Path) -> Iterator[Path]:
     """A folder that appears at ``path`` complete when the block ends, and not at all when it raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_dir():
-        raise UsageError("there is a file of this name", place=str(path), remedy="give another folder, or move the file away")
+        raise UsageError(
+            "there is a file of this name", place=str(path), remedy="give another folder, or move the file away"
+        )
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
         inside = Path(temporary) / "new"
         inside.mkdir()
         yield inside
         for file in inside.rglob("*"):
             if file.is_file():
+                file.chmod(0o644)
                 with file.open("rb+") as opened:
                     os.fsync(opened.fileno())
         _sync_folder(inside)

@@ -1,4 +1,4 @@
-"""The graph: a ``torch.fx.Graph`` of ATen calls plus what FX lacks (tensors by name, sharing, shapes, sources, versions).
+"""The graph: a ``torch.fx.Graph`` of ATen calls plus what FX lacks: tensors by name, sharing, shapes, sources.
 
 Nodes are of four kinds. ``placeholder`` is an input of the user's model, ``get_attr`` a parameter, buffer or constant
 (its target is the canonical name of the tensor), ``call_function`` an ATen overload or an operator on symbolic sizes,
@@ -8,13 +8,14 @@ user's ``file:line``) and ``meta["modules"]`` (names of the modules it ran in, o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 import torch.utils._pytree as pytree
 from torch import fx, nn
+from torch.fx import Node
 
 from coppice.core.errors import StaleFactError, UsageError, VerifyError
 
@@ -26,7 +27,7 @@ class Value:
     """What is known of one tensor (or symbolic integer) without running the graph.
 
     ``shape`` holds concrete sizes at the traced example; ``symbols`` names the dynamic ones (``"8*s0"``) and is None
-    where a size is fixed. ``dtype`` is None for a symbolic integer, whose ``shape`` is ``()`` and whose ``hint`` is set.
+    where a size is fixed. ``dtype`` is None for a symbolic integer, whose ``shape`` is ``()`` and ``hint`` its value.
     """
 
     shape: tuple[int, ...]
@@ -62,14 +63,14 @@ class Graph:
     # ---- reading -------------------------------------------------------------------------------------------------
 
     @property
-    def nodes(self) -> list[fx.Node]:
+    def nodes(self) -> list[Node]:
         return list(self.fx.nodes)
 
-    def placeholders(self) -> list[fx.Node]:
+    def placeholders(self) -> list[Node]:
         return [node for node in self.fx.nodes if node.op == "placeholder"]
 
-    def output(self) -> fx.Node:
-        return next(node for node in reversed(self.fx.nodes) if node.op == "output")
+    def output(self) -> Node:
+        return next(node for node in reversed(self.nodes) if node.op == "output")
 
     def parameters(self) -> dict[str, torch.Tensor]:
         return {name: tensor for name, tensor in self.tensors.items() if isinstance(tensor, nn.Parameter)}
@@ -96,7 +97,7 @@ class Graph:
 
     # ---- changing ------------------------------------------------------------------------------------------------
 
-    def rewrite(self, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def rewrite(self, node: Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Replace what ``node`` computes, keeping its users. The arguments must come from earlier nodes."""
         order = {n: i for i, n in enumerate(self.fx.nodes)}
         for used in _nodes_in((args, kwargs)):
@@ -147,7 +148,7 @@ class Graph:
         """Execute node by node with ``tensors`` in place of the graph's own; inputs and result as the user's model."""
         tensors = self.tensors if tensors is None else tensors
         flat = self.flatten_inputs(args, kwargs)
-        env: dict[fx.Node, Any] = {}
+        env: dict[Node, Any] = {}
         feed = iter(flat)
         remaining = {node: len(node.users) for node in self.fx.nodes}
         for node in self.fx.nodes:
@@ -157,7 +158,7 @@ class Graph:
                 env[node] = tensors[str(node.target)]
             elif node.op == "output":
                 leaves = fx.map_arg(node.args[0], lambda n: env[n])
-                return pytree.tree_unflatten(cast("list[Any]", list(leaves)), self.out_spec)
+                return pytree.tree_unflatten(list(leaves), self.out_spec)
             else:
                 call_args = fx.map_arg(node.args, lambda n: env[n])
                 call_kwargs = fx.map_arg(node.kwargs, lambda n: env[n])
@@ -169,7 +170,7 @@ class Graph:
         raise VerifyError("the graph has no output node")
 
     def flatten_inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        """Flatten a call as the user makes it into the graph's placeholders; `UsageError` where the structure differs."""
+        """Flatten a call as the user makes it into the placeholders' order; `UsageError` where it is nested otherwise."""
         flat, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
         if spec != self.in_spec:
             raise UsageError(
@@ -180,13 +181,13 @@ class Graph:
         return flat
 
 
-def describe(node: fx.Node) -> str:
+def describe(node: Node) -> str:
     """``add_3 (model.py:41)``: how errors and reports name a node."""
     source = node.meta.get("source", "")
     return f"{node.name} ({source})" if source else node.name
 
 
-def value_of(node: fx.Node) -> Value:
+def value_of(node: Node) -> Value:
     """The `Value` of a node that computes a single tensor."""
     value = node.meta["value"]
     if not isinstance(value, Value):
@@ -196,12 +197,8 @@ def value_of(node: fx.Node) -> Value:
 
 def is_tensor(node: Any) -> bool:
     """Whether ``node`` is a graph node that computes exactly one tensor."""
-    return (
-        isinstance(node, fx.Node) and isinstance(node.meta.get("value"), Value) and node.meta["value"].dtype is not None
-    )
+    return isinstance(node, Node) and isinstance(node.meta.get("value"), Value) and node.meta["value"].dtype is not None
 
 
-def _nodes_in(tree: Any) -> Iterator[fx.Node]:
-    found: list[fx.Node] = []
-    fx.map_arg(tree, lambda n: (found.append(n), n)[1])
-    return iter(found)
+def _nodes_in(tree: Any) -> list[Node]:
+    return [leaf for leaf in pytree.tree_leaves(tree, is_leaf=lambda x: isinstance(x, Node)) if isinstance(leaf, Node)]

@@ -143,7 +143,9 @@ def agree(carries: Sequence[Carry] | Carry) -> Carry:
 def keep_zero(axis: Axis) -> Axis:
     """Where an operation maps a zero slice to zero and nothing else is known of it."""
     return tuple(
-        f if f.carry is None else f.with_carry(np.where(np.isinf(f.carry), POISON, np.where(f.carry == 0, 0.0, UNKNOWN)))
+        f
+        if f.carry is None
+        else f.with_carry(np.where(np.isinf(f.carry), POISON, np.where(f.carry == 0, 0.0, UNKNOWN)))
         for f in axis
     )
 
@@ -266,8 +268,9 @@ class Flow:
         assert ids is not None and carry is not None
         view = [size if k in named else 1 for k, size in enumerate(sizes)]
         assert math.prod(shape) == len(ids)
-        spread = [np.broadcast_to(a.reshape(view), sizes).reshape(-1) for a in (ids, carry)]
-        return Factor(math.prod(sizes), spread[0].copy(), spread[1].copy())
+        spread_ids = np.broadcast_to(ids.reshape(view), sizes).reshape(-1).copy()
+        spread_carry = np.broadcast_to(carry.reshape(view), sizes).reshape(-1).copy()
+        return Factor(math.prod(sizes), spread_ids, spread_carry)
 
     def consume(self, axis: Axis) -> None:
         """Note that a weight's ``axis`` only meets slices that are zero already: its own slices need no mask."""

@@ -1,7 +1,7 @@
 """Which units can leave, given the facts of a walk: union-find over variables with grids, to a fixed point.
 
-A variable's class is its connected component under ``union``. Grids relate classes by ``flat = row or column``; they are
-simplified until every class is either a *leaf* (a unit of its own) or defined by exactly one grid. Each rule below
+A variable's class is its connected component under ``union``. Grids relate classes by ``flat = row or column``; they
+are simplified until every class is either a *leaf* (a unit of its own) or defined by exactly one grid. Each rule below
 strengthens the facts (adds an equality, or freezes), so whatever it does, the solution still satisfies all of them:
 
 1. a frozen flat position freezes its coordinates, and frozen coordinates freeze the position;

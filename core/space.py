@@ -9,12 +9,13 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import fx
 
 from coppice.core.config import Config
 from coppice.core.cost import CostModel
 from coppice.core.errors import UsageError
 from coppice.core.graph import Graph
-from coppice.core.labels import Axis, Ids
+from coppice.core.labels import Axis, Ids, Label
 from coppice.core.names import unknown_name
 from coppice.core.solve import Bools, Solution
 
@@ -103,7 +104,7 @@ class Space:
     leaves: Ids
     """int[classes, depth]: the leaf classes whose removal removes a class, padded with -1."""
     costs: CostModel
-    labels: Mapping[object, object]
+    labels: Mapping[fx.Node, Label | tuple[Label, ...]]
     options: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

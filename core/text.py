@@ -1,9 +1,9 @@
 """The text form of a graph: Python syntax that is parsed, never executed, and parses back to the same graph.
 
-    def resnet(x: f32[s0=2, 3, 32, 32]):
-        conv1_weight: f32[16, 3, 3, 3] = tensor("conv1.weight")
-        conv2d: f32[s0, 16, 32, 32] = aten.conv2d.default(x, conv1_weight, None, [1, 1], [1, 1])  # model.py:41
-        return (conv2d,)
+def resnet(x: f32[s0=2, 3, 32, 32]):
+    conv1_weight: f32[16, 3, 3, 3] = tensor("conv1.weight")
+    conv2d: f32[s0, 16, 32, 32] = aten.conv2d.default(x, conv1_weight, None, [1, 1], [1, 1])  # model.py:41
+    return (conv2d,)
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ FORMATS = {
     "channels_last": torch.channels_last,
     "channels_last_3d": torch.channels_last_3d,
 }
-OPERATORS = {name: getattr(operator, name) for name in ("getitem", "add", "sub", "mul", "floordiv", "mod", "neg", "truediv")}
+OPERATORS = {
+    name: getattr(operator, name) for name in ("getitem", "add", "sub", "mul", "floordiv", "mod", "neg", "truediv")
+}
 OPERATORS |= {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge", "pow")}
 NAMESPACES = ("aten", "prims")
 MAX_TEXT = 64 << 20
@@ -97,7 +99,7 @@ def _value_text(value: Any, hints: dict[str, int], seen: set[str]) -> str:
             sizes.append(f"{symbol}:{hints[symbol]}")
         else:
             sizes.append(symbol if re.fullmatch(r"[\w\s*+/()-]+", symbol) else str(size))
-    return f"{SHORT[value.dtype]}[{', '.join(sizes)}]"
+    return f"{SHORT[value.dtype]}[{', '.join(sizes) or '()'}]"
 
 
 def _literal(value: Any) -> str:

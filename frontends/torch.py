@@ -1,14 +1,16 @@
-"""From ``nn.Module`` to graph: ``torch.export`` (non-strict), or ``torch.fx.symbolic_trace`` exported where that fails."""
+"""From ``nn.Module`` to graph: ``torch.export`` (non-strict), of ``torch.fx.symbolic_trace`` where that fails."""
 
 from __future__ import annotations
 
+import io
 import linecache
+import logging
 import operator
 import re
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from typing import Any, cast
 
 import torch
@@ -61,6 +63,13 @@ def _check(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> t
     leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     if not leaves:
         raise UsageError("no tensor among the example inputs", place="trace", remedy="pass at least one example tensor")
+    empty = next((tuple(leaf.shape) for leaf in leaves if not leaf.numel()), None)
+    if empty is not None:
+        raise UsageError(
+            f"an example input of shape {empty} is empty",
+            place="trace",
+            remedy="give every axis at least one position: the checks run the model on these inputs",
+        )
     devices = {str(p.device) for p in (*model.parameters(), *model.buffers())}
     if devices == {"meta"}:
         meta = pytree.tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, (args, kwargs))
@@ -79,6 +88,11 @@ def _check(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> t
                 f"{bad} of {parameter.numel()} values are NaN or infinite",
                 place=f"parameter {name}",
                 remedy="load a checkpoint that trained without diverging; scores and checks would be meaningless here",
+            )
+    for name, buffer in model.named_buffers():  # infinity is left alone: attention masks hold it
+        if not buffer.is_meta and bool(buffer.detach().isnan().any()):
+            raise UsageError(
+                "it holds NaN", place=f"buffer {name}", remedy="load a checkpoint that trained without diverging"
             )
     return args, kwargs
 
@@ -103,9 +117,10 @@ def _export(
     else:
         attempts.append((args, kwargs, None if dynamic is False else dynamic))
     failure: Exception | None = None
-    with _eval_mode(model), warnings.catch_warnings():
+    with _eval_mode(model), _quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for make in (lambda: model, lambda: fx.symbolic_trace(model)):
+        makers: tuple[Callable[[], nn.Module], ...] = (lambda: model, lambda: _symbolic(model))
+        for make in makers:
             for call_args, call_kwargs, shapes in attempts:
                 try:
                     program = torch.export.export(
@@ -119,6 +134,11 @@ def _export(
                 return program, notes
     assert failure is not None
     raise _trace_error(model, failure, args, kwargs) from failure
+
+
+def _symbolic(model: nn.Module) -> nn.Module:
+    traced: nn.Module = fx.symbolic_trace(model)
+    return traced
 
 
 def _batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, Any], Any]:
@@ -152,6 +172,18 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in training:
             module.training = flag
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch prints and logs pages about an export that fails; what counts of them is in the exception."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _first_line(error: Exception | None) -> str:
@@ -219,16 +251,20 @@ def _lift(model: nn.Module, program: torch.export.ExportedProgram, name: str) ->
             key = str(lifted.get(node.name) or constants[node.name])
             key = aliases.get(key, key)
             if key not in attrs:
-                tensors[key] = live.get(key, program.constants.get(key))  # type: ignore[assignment]
+                tensors[key] = live.get(key, program.constants.get(key))
                 attrs[key] = graph.create_node("get_attr", key, name=_identifier(key))
-                attrs[key].meta.update(value=Value(tuple(tensors[key].shape), tensors[key].dtype), source="", modules=())
+                attrs[key].meta.update(
+                    value=Value(tuple(tensors[key].shape), tensors[key].dtype), source="", modules=()
+                )
             env[node] = attrs[key]
         elif node.op == "placeholder":
             new = graph.create_node("placeholder", node.name, name=node.name)
             new.meta.update(value=_value(node.meta.get("val"), hints), source="", modules=())
             env[node] = new
         elif node.op == "output":
-            wanted = [s.arg.name for s in signature.output_specs if s.kind.name == "USER_OUTPUT" and hasattr(s.arg, "name")]
+            wanted = [
+                s.arg.name for s in signature.output_specs if s.kind.name == "USER_OUTPUT" and hasattr(s.arg, "name")
+            ]
             results = [a for a in node.args[0] if not isinstance(a, fx.Node) or source.original(a) in wanted]
             new = graph.output(tuple(fx.map_arg(results, lambda n: env[n])))
             new.meta.update(value=None, source="", modules=())
@@ -253,7 +289,8 @@ def _copy_call(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], hints: d
         return None
     if _is_plain_copy(node.target):
         return env[node.all_input_nodes[0]]
-    args, kwargs = (fx.map_arg(part, lambda n: env[n]) for part in (node.args, node.kwargs))
+    args: Any = fx.map_arg(node.args, lambda n: env[n])
+    kwargs: Any = fx.map_arg(node.kwargs, lambda n: env[n])
     new = graph.create_node("call_function", node.target, args, kwargs, name=node.name)
     new.meta.update(value=_value(node.meta.get("val"), hints), source=_source(node), modules=_modules(node))
     return new
@@ -294,7 +331,12 @@ class _Functional:
                 self._names[env[node]] = node.name
                 continue
             written, twin = node.args[0], _twin(node.target)
-            if twin is None or not isinstance(written, fx.Node) or written.op == "placeholder" or _aliased(written, node):
+            if (
+                twin is None
+                or not isinstance(written, fx.Node)
+                or written.op == "placeholder"
+                or _aliased(written, node)
+            ):
                 return False
             new = graph.node_copy(node, lambda n: env[n])
             new.target = twin
@@ -371,7 +413,9 @@ def _size(size: int | torch.SymInt, hints: dict[str, int]) -> tuple[int, str | N
     expression = node.expr
     for symbol in expression.free_symbols:
         if str(symbol) not in hints:
-            hint = node.shape_env.backed_var_to_val.get(symbol) if hasattr(node.shape_env, "backed_var_to_val") else None
+            hint = (
+                node.shape_env.backed_var_to_val.get(symbol) if hasattr(node.shape_env, "backed_var_to_val") else None
+            )
             hint = node.shape_env.var_to_val.get(symbol) if hint is None else hint
             hints[str(symbol)] = int(hint) if hint is not None else 2
     return int(node.hint) if node.hint is not None else 2, str(expression)
@@ -395,5 +439,3 @@ def _source(node: fx.Node) -> str:
 def _modules(node: fx.Node) -> tuple[str, ...]:
     stack = node.meta.get("nn_module_stack") or {}
     return tuple(entry[0] for entry in stack.values() if isinstance(entry, tuple) and "hook" not in str(entry[0]))
-
-

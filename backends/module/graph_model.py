@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.utils._pytree as pytree
 from torch import fx, nn
@@ -36,7 +34,9 @@ def graph_model(graph: Graph, tensors: dict[str, torch.Tensor] | None = None) ->
 
 def _argument_names(graph: Graph, names: list[str]) -> list[str]:
     args, kwargs = pytree.tree_unflatten(list(names), graph.in_spec)
-    positional = [str(pytree.tree_leaves(arg)[0]) if pytree.tree_leaves(arg) else f"arg{i}" for i, arg in enumerate(args)]
+    positional = [
+        str(pytree.tree_leaves(arg)[0]) if pytree.tree_leaves(arg) else f"arg{i}" for i, arg in enumerate(args)
+    ]
     return [*positional, *kwargs]
 
 

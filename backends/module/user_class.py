@@ -21,8 +21,14 @@ def with_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], aliases: di
     """A deep copy of ``model`` in eval mode that holds copies of ``tensors``, shared ones shared."""
     result = copy.deepcopy(model)
     own = {n: t.detach().clone() for n, t in tensors.items()}
-    ready = {n: nn.Parameter(t, tensors[n].requires_grad) if isinstance(tensors[n], nn.Parameter) else t for n, t in own.items()}
-    known = {*dict(result.named_parameters(remove_duplicate=False)), *dict(result.named_buffers(remove_duplicate=False))}
+    ready = {
+        n: nn.Parameter(t, tensors[n].requires_grad) if isinstance(tensors[n], nn.Parameter) else t
+        for n, t in own.items()
+    }
+    known = {
+        *dict(result.named_parameters(remove_duplicate=False)),
+        *dict(result.named_buffers(remove_duplicate=False)),
+    }
     for name, tensor in ready.items():
         if name in known:
             place(result, name, tensor)

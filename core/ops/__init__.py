@@ -1,7 +1,8 @@
 """The op table: everything coppice knows about an operator stands in one row, and passes ask the row.
 
-A row says how labels pass through the op and what it does to zeros (`Op.labels`), its multiply-accumulates (`Op.macs`)
-and how its shape arguments change when units leave (`Op.rewrite`). Rows live beside others of their kind in this folder.
+A row says how labels pass through the op and what it does to zeros (`Op.labels`), its multiply-accumulates
+(`Op.macs`) and how its shape arguments change when units leave (`Op.rewrite`).
+Rows live beside others of their kind in this folder.
 An op without a row freezes whatever reaches it.
 """
 
@@ -95,7 +96,7 @@ def _load() -> None:
 def lookup(target: Any) -> Op | None:
     """The row of an FX call target, or None where the table has none."""
     _load()
-    from coppice.core.ops import pointwise  # noqa: PLC0415  (the rows import this module)
+    from coppice.core.ops import pointwise
 
     name = op_name(target)
     if isinstance(target, torch._ops.OpOverload):

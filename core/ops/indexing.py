@@ -7,12 +7,15 @@ from coppice.core.labels import Axis, Flow, Label, free, keep_zero
 from coppice.core.ops import row
 
 LOOKED_UP = "is looked up by an index that only exists at run time"
+ANY_ROW = "nothing: the index is data, so any row may be asked for"
 
 
 def _embedding(flow: Flow, call: Call) -> Label:
     weight, index = flow.of(call["weight"]), flow.of(call["indices"])
-    flow.freeze_axis(weight.axes[0], LOOKED_UP)
-    return Label((*(free(s) for s in call.out.shape[: len(index.axes)]), weight.axes[1]), weight.static and index.static)
+    flow.freeze_axis(weight.axes[0], LOOKED_UP, ANY_ROW)
+    return Label(
+        (*(free(s) for s in call.out.shape[: len(index.axes)]), weight.axes[1]), weight.static and index.static
+    )
 
 
 def _index(flow: Flow, call: Call) -> Label:

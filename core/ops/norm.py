@@ -94,7 +94,7 @@ def _weight_norm(flow: Flow, call: Call) -> Label:
     return Label(tuple(axes), v.static and g.static)
 
 
-CHANNEL = {name: ("channel",) for name in ("weight", "bias", "running_mean", "running_var")}
+CHANNEL = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), ("channel",))
 
 row("aten.batch_norm", "aten.instance_norm", labels=_batch_norm, roles=CHANNEL)
 row("aten.layer_norm", "aten.rms_norm", labels=_layer_norm, roles=CHANNEL)

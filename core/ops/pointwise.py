@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -47,8 +47,12 @@ def labels(flow: Flow, call: Call) -> Label:
             continue
         names = [name for name, _ in present]
         tied = flow.tie([axis for _, axis in present])
-        axes.append(tuple(t.factor(lambda c: carry_through(call, dict(zip(names, c, strict=True)))) for t in tied))
+        axes.append(tuple(t.factor(partial(_combine, call, names)) for t in tied))
     return Label(tuple(axes), static=all(label.static for _, _, label in operands))
+
+
+def _combine(call: Call, names: list[str], carries: tuple[Carry, ...]) -> Carry:
+    return carry_through(call, dict(zip(names, carries, strict=True)))
 
 
 def carry_through(call: Call, known: dict[str, Carry]) -> Carry:
@@ -58,7 +62,9 @@ def carry_through(call: Call, known: dict[str, Carry]) -> Carry:
     columns, inverse = np.unique(np.where(np.isnan(stacked), _OPEN, stacked), axis=1, return_inverse=True)
     literals = tuple((name, _literal(value)) for name, value in call.arguments.items())
     results = [
-        _evaluate(call.target, literals, tuple((n, v) for n, v in zip(names, column.tolist(), strict=True) if v != _OPEN))
+        _evaluate(
+            call.target, literals, tuple((n, v) for n, v in zip(names, column.tolist(), strict=True) if v != _OPEN)
+        )
         for column in columns.T
     ]
     return np.array(results)[inverse.reshape(-1)]

@@ -31,7 +31,9 @@ def _reduce(flow: Flow, call: Call, additive: bool) -> Label:
             if additive:
                 flow.freeze(factor.ids[factor.carry != 0], f"is not zero where `{call.node.name}` sums over it")
             else:
-                flow.freeze(factor.ids, f"is reduced over by `{call.node.name}`, whose result depends on how many there are")
+                flow.freeze(
+                    factor.ids, f"is reduced over by `{call.node.name}`, whose result depends on how many there are"
+                )
         if keep:
             axes.append(())
     return Label(tuple(axes), x.static)

@@ -18,7 +18,8 @@ def _window(rank: int):  # type: ignore[no-untyped-def]
         value = call.node.meta["value"]
         values = value if isinstance(value, tuple) else (value,)
         out = tuple(
-            Label((*(keep_zero(a) for a in x.axes[:lead]), *(free(s) for s in v.shape[lead:])), x.static) for v in values
+            Label((*(keep_zero(a) for a in x.axes[:lead]), *(free(s) for s in v.shape[lead:])), x.static)
+            for v in values
         )
         return out if isinstance(value, tuple) else out[0]
 

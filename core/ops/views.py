@@ -50,7 +50,9 @@ def regroup(flow: Flow, axes: Sequence[Axis], shape: Sequence[int]) -> tuple[Axi
         while have != want:  # the shortest run of input factors that covers whole output axes
             if have < want and queue and (want // have) * have == want and queue[0].size % (want // have) == 0:
                 need = want // have
-                first, *others = flow.split(queue[0], [need, queue[0].size // need]) if queue[0].size > need else [queue[0]]
+                first, *others = (
+                    flow.split(queue[0], [need, queue[0].size // need]) if queue[0].size > need else [queue[0]]
+                )
                 taken.append(first)
                 queue[:1] = others
                 have = want
@@ -77,7 +79,9 @@ def _reshape_rewrite(call: Call, cut: Cut) -> Rewrite:
     out = cut.out(call).axes
     given = list(call[name])
     new = [
-        entry if entry == -1 or (cut.count(axis) == axis_size(axis)) else (-1 if isinstance(entry, fx.Node) else cut.count(axis))
+        entry
+        if entry == -1 or (cut.count(axis) == axis_size(axis))
+        else (-1 if isinstance(entry, fx.Node) else cut.count(axis))
         for entry, axis in zip(given, out, strict=True)
     ]
     inferred = [i for i, entry in enumerate(new) if isinstance(entry, int) and entry == -1]
@@ -372,12 +376,15 @@ def _unbind(flow: Flow, call: Call) -> tuple[Label, ...]:
 def _getitem(flow: Flow, call: Call) -> Label:
     labels = flow.labels[call["arg0"]]
     assert isinstance(labels, tuple)
-    return labels[call["arg1"]]
+    chosen: Label = labels[call["arg1"]]
+    return chosen
 
 
 row("aten.slice", labels=_slice, rewrite=_slice_rewrite, transport=True)
 row("aten.select", labels=_select, rewrite=_select_rewrite, transport=True)
 row("aten.split", "aten.chunk", "aten.split_with_sizes", labels=_split, rewrite=_split_rewrite, transport=True)
+
+
 def _glu(flow: Flow, call: Call) -> Label:
     """a * sigmoid(b) for the halves a, b of an axis; a zero half of a makes a zero."""
     x = flow.of(call["self"])
@@ -386,7 +393,8 @@ def _glu(flow: Flow, call: Call) -> Label:
     gate = [take(flow, x.axes[dim], np.arange(half)), take(flow, x.axes[dim], np.arange(half, 2 * half))]
     axes = [keep_zero(axis) for axis in x.axes]
     axes[dim % rank] = tuple(
-        t.factor(lambda c: np.where((c[0] == 0) & np.isfinite(np.nan_to_num(c[1])), 0.0, UNKNOWN)) for t in flow.tie(gate)
+        t.factor(lambda c: np.where((c[0] == 0) & np.isfinite(np.nan_to_num(c[1])), 0.0, UNKNOWN))
+        for t in flow.tie(gate)
     )
     return Label(tuple(axes), x.static)
 
@@ -533,7 +541,11 @@ def _pad(flow: Flow, call: Call) -> Label:
         for other in range(len(axes)):
             if other != dim and not (constant and value == 0.0):
                 axes[other] = tuple(
-                    f if f.carry is None else f.with_carry(np.where(f.carry == value, value, UNKNOWN)) if constant else f
+                    f
+                    if f.carry is None
+                    else f.with_carry(np.where(f.carry == value, value, UNKNOWN))
+                    if constant
+                    else f
                     for f in axes[other]
                 )
     return Label(tuple(axes), x.static)

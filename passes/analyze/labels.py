@@ -1,4 +1,4 @@
-"""The label walk: every axis of every value gets its factors, and the op table states what ties them (DESIGN 4.1, 4.2)."""
+"""The label walk: every axis of every value gets its factors, and the op table states what ties them."""
 
 from __future__ import annotations
 
@@ -91,7 +91,9 @@ def _call(flow: Flow, node: fx.Node) -> None:
         for operand in node.all_input_nodes:
             label = flow.labels.get(operand)
             if isinstance(label, Label) and label.static:
-                flow.produced += [f.ids for axis in label.axes for f in axis if f.ids is not None and id(f.ids) not in fresh]
+                flow.produced += [
+                    f.ids for axis in label.axes for f in axis if f.ids is not None and id(f.ids) not in fresh
+                ]
 
 
 def _size(flow: Flow, node: fx.Node) -> None:
@@ -111,9 +113,7 @@ def _unknown(flow: Flow, call: Call, why: str) -> None:
             flow.freeze_label(part, why, "add a row to the op table, or leave this op out of the pruned part")
     value = call.node.meta["value"]
     why_not = Reason(why, call.node.name, call.source)
-    made = [
-        Label(tuple(free(s, why_not) for s in v.shape) if isinstance(v, Value) else ()) for v in _leaves(value)
-    ]
+    made = [Label(tuple(free(s, why_not) for s in v.shape) if isinstance(v, Value) else ()) for v in _leaves(value)]
     flow.labels[call.node] = tuple(made) if isinstance(value, tuple) else made[0]
 
 
@@ -140,8 +140,9 @@ def _masked(graph: Graph, flow: Flow, axes: dict[str, tuple[Ids | None, ...]]) -
         masked[grid.flat] |= total.reshape(-1)
     for name, own in axes.items():
         if not isinstance(graph.tensors[name], nn.Parameter):
-            for ids in own:
-                masked[ids if ids is not None else slice(0)] = False
+            for axis in own:
+                if axis is not None:
+                    masked[axis] = False
     for ids in flow.statistics:
         masked[ids] = True
     return masked

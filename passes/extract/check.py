@@ -37,7 +37,9 @@ def compare(
         for args, kwargs in inputs_like(reference, trials, seed):
             args, kwargs = pytree.tree_map(_as_double, (args, kwargs))
             worst = max(worst, difference(full.run(*args, **kwargs), small.run(*args, **kwargs)))
-            batches += [x.shape[0] for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.ndim][:1]
+            batches += [
+                x.shape[0] for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.ndim
+            ][:1]
     return Agreement(worst, len(batches), "float64", tuple(sorted(set(batches))))
 
 
@@ -75,7 +77,7 @@ def _one_more(x: Any, value: Value, generator: torch.Generator) -> Any:
 
 
 def difference(a: Any, b: Any) -> float:
-    """The largest |a - b| / max(1, max |a|) over all tensors of two results of the same structure; inf if they differ."""
+    """The largest |a - b| / max(1, max |a|) over all tensors of two results; inf where their structures differ."""
     left, right = pytree.tree_leaves(a), pytree.tree_leaves(b)
     if len(left) != len(right):
         return float("inf")

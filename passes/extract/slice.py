@@ -90,7 +90,9 @@ def _value(value: Any, label: object, view: SpaceCut) -> Any:
         return tuple(_value(v, part, view) for v, part in zip(value, label, strict=True))
     if not isinstance(value, Value) or not isinstance(label, Label) or len(label.axes) != len(value.shape):
         return value
-    shape = tuple(view.count(axis) if labelled(axis) else size for axis, size in zip(label.axes, value.shape, strict=True))
+    shape = tuple(
+        view.count(axis) if labelled(axis) else size for axis, size in zip(label.axes, value.shape, strict=True)
+    )
     symbols = tuple(
         f"({symbol})*{new}//{old}" if symbol and new != old else symbol
         for symbol, new, old in zip(value.symbols, shape, value.shape, strict=True)
@@ -108,7 +110,9 @@ def _rewrite(node: fx.Node, new: fx.Node, view: SpaceCut, env: dict[fx.Node, fx.
         return []
     if change.target is not None:
         new.target = change.target
-        args: Any = tuple(change.arguments[a.name] for a in change.target._schema.arguments if a.name in change.arguments)
+        args: Any = tuple(
+            change.arguments[a.name] for a in change.target._schema.arguments if a.name in change.arguments
+        )
         kwargs: Any = {}
     else:
         args, kwargs = call.with_arguments(change.arguments)

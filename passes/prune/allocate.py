@@ -17,6 +17,9 @@ Ints = npt.NDArray[np.int64]
 FLOOR = 0.1
 """Families keep at least this fraction of their units while the budget can be met so: no layer is strangled first."""
 
+SLACK = 0.002
+"""A config that spends this close to the budget is not improved further."""
+
 
 def allocate(space: Space, scores: Mapping[str, Floats], budget: Budget) -> Config:
     """The config that meets ``budget`` and loses the least score for the cost it saves.
@@ -28,7 +31,9 @@ def allocate(space: Space, scores: Mapping[str, Floats], budget: Budget) -> Conf
     families = space.families
     for family in families:
         if not np.isfinite(scores[family.name]).all():
-            raise UsageError("a score is NaN or infinite", place=f"family {family.name}", remedy="check the calibration data")
+            raise UsageError(
+                "a score is NaN or infinite", place=f"family {family.name}", remedy="check the calibration data"
+            )
     full = np.array([f.size for f in families], np.int64)
     if not families or budget.met(_costs(space, full)):
         return space.full()
@@ -36,7 +41,7 @@ def allocate(space: Space, scores: Mapping[str, Floats], budget: Budget) -> Conf
         widths = _bisect(space, scores, budget, floor)
         if budget.met(_costs(space, widths)):
             break
-    widths = _refill(space, scores, budget, widths)
+    widths = _exchange(space, budget, _refill(space, scores, budget, widths))
     return space.with_widths({f.name: int(w) for f, w in zip(families, widths, strict=True)}, scores)
 
 
@@ -54,7 +59,10 @@ def _bisect(space: Space, scores: Mapping[str, Floats], budget: Budget, floor: f
         price += space.costs.marginal(full, metric) / limit
     owner = np.concatenate([np.full(n - low, k) for k, (n, low) in enumerate(zip(full, least, strict=True))])
     worth = np.concatenate(
-        [_worth(scores[f.name], f.size - low) / max(price[k], 1e-30) for k, (f, low) in enumerate(zip(families, least, strict=True))]
+        [
+            _worth(scores[f.name], f.size - low) / max(price[k], 1e-30)
+            for k, (f, low) in enumerate(zip(families, least, strict=True))
+        ]
     )
     owner = owner[np.argsort(worth, kind="stable")].astype(np.int64)
 
@@ -107,6 +115,38 @@ def _refill(space: Space, scores: Mapping[str, Floats], budget: Budget, widths: 
         spent = costs[metric] - _costs(space, widths)[metric]
         gain = np.array([ranked[k][widths[k] : up].sum() for k, up in steps]) / np.maximum(spent, 1e-30)
         widths = trials[int(np.argmax(np.where(fits, gain, -np.inf)))]
+
+
+def _exchange(space: Space, budget: Budget, widths: Ints) -> Ints:
+    """Trade a step down in one family for a step up in another while that brings the cost closer to the budget.
+
+    Removing single units leaves a gap of up to one unit's cost; trades between families of different cost close it.
+    """
+    families = space.families
+    metric, limit = budget.limits[0]
+    for _ in range(4 * len(families)):
+        spent = _costs(space, widths)[metric]
+        ups = [(k, up) for k, f in enumerate(families) if (up := _next(f, int(widths[k]))) is not None]
+        downs = [(k, down) for k, f in enumerate(families) if (down := _previous(f, int(widths[k]))) is not None]
+        if spent >= (1 - SLACK) * limit or len(ups) * len(downs) > 65536:
+            return widths
+        trials = [(i, up, j, down) for i, up in ups for j, down in downs if i != j]
+        if not trials:
+            return widths
+        rows = np.repeat(widths[None, :], len(trials), axis=0)
+        for row, (i, up, j, down) in zip(rows, trials, strict=True):
+            row[i], row[j] = up, down
+        costs = space.cost(rows)
+        fits = np.all([costs[m] <= most * (1 + 1e-12) for m, most in budget.limits], axis=0)
+        best = int(np.argmax(np.where(fits, costs[metric], -np.inf)))
+        if not fits[best] or costs[metric][best] <= spent:
+            return widths
+        widths = rows[best]
+    return widths
+
+
+def _previous(family: Family, width: int) -> int | None:
+    return next((w for w in reversed(family.widths) if w < width), None)
 
 
 def _next(family: Family, width: int) -> int | None:

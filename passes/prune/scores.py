@@ -30,7 +30,7 @@ def random(space: Space, seed: int = 0) -> Scores:
 
 
 def taylor(space: Space, calibration: Iterable[Any], loss: Loss | None = None) -> Scores:
-    """|sum x g| over the unit's slices: the first-order change of the loss when they are zeroed (Molchanov et al., 2019).
+    """|sum x g| over the unit's slices: the first-order change of the loss without them (Molchanov et al., 2019).
 
     ``calibration`` yields batches: inputs as the model takes them, or (inputs, targets). ``loss(output, targets)``
     defaults to cross entropy for integer targets, mean squared error for others, and the mean square of the output
@@ -54,7 +54,9 @@ def taylor(space: Space, calibration: Iterable[Any], loss: Loss | None = None) -
         count += 1
     if not count:
         raise UsageError(
-            "the taylor score needs calibration batches", place="prune", remedy="pass calibration=[(inputs, targets), ...]"
+            "the taylor score needs calibration batches",
+            place="prune",
+            remedy="pass calibration=[(inputs, targets), ...]",
         )
     products = {name: tensors[name].detach() * total / count for name, total in totals.items()}
     sums = np.abs(space.unit_sums(products))
@@ -66,12 +68,9 @@ def batches(space: Space, calibration: Iterable[Any]) -> Iterable[tuple[tuple[An
     spec = space.graph.in_spec
     positional = spec.children()[0].num_children
     for batch in calibration:
-        targets = None
-        inputs = batch
-        if isinstance(batch, (tuple, list)) and positional == 1 and len(batch) == 2:
-            inputs, targets = batch
-        elif isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[0], (tuple, list, dict)):
-            inputs, targets = batch
+        pair = isinstance(batch, (tuple, list)) and len(batch) == 2
+        paired = pair and (positional == 1 or isinstance(batch[0], (tuple, list, dict)))
+        inputs, targets = batch if paired else (batch, None)
         if isinstance(inputs, dict):
             yield (), dict(inputs), targets
         else:

@@ -48,7 +48,9 @@ def build_space(
             remedy="pass a model with weights, or check that forward uses them",
         )
     if not isinstance(round_to, int) or round_to < 1:
-        raise UsageError(f"round_to is {round_to!r}", place="build_space", remedy="give a positive whole number, e.g. 8")
+        raise UsageError(
+            f"round_to is {round_to!r}", place="build_space", remedy="give a positive whole number, e.g. 8"
+        )
     analysis = analysis or analyze(graph)
     graph.expect(analysis.version, "the analysis")
     flow = analysis.flow
@@ -69,7 +71,10 @@ def build_space(
         leaves=leaves,
         costs=_price(analysis, solution, leaves, families),
         labels=dict(analysis.labels),
-        options={"round_to": round_to, "ignore": [str(entry) for entry in ([ignore] if isinstance(ignore, str) else ignore)]},
+        options={
+            "round_to": round_to,
+            "ignore": [str(entry) for entry in ([ignore] if isinstance(ignore, str) else ignore)],
+        },
     )
 
 
@@ -80,9 +85,7 @@ def _price(analysis: Analysis, solution: Solution, leaves: Ids, families: Sequen
 # ---- families ------------------------------------------------------------------------------------------------------
 
 
-def _families(
-    analysis: Analysis, solution: Solution, leaves: Ids, roles: Roles, round_to: int
-) -> tuple[Family, ...]:
+def _families(analysis: Analysis, solution: Solution, leaves: Ids, roles: Roles, round_to: int) -> tuple[Family, ...]:
     places = [(name, k, ids) for name, axes in analysis.axes.items() for k, ids in enumerate(axes) if ids is not None]
     last = np.iinfo(np.int64).max
     first = np.full(solution.size, last)  # where a leaf is first seen, as (axis, position) in one number
@@ -173,13 +176,14 @@ def _ignored(graph: Graph, analysis: Analysis, ignore: Ignore) -> list[tuple[Ids
         for name in names:
             for ids in analysis.axes.get(graph.canonical(name), ()):
                 if ids is not None and analysis.masked[ids].any():
-                    result.append((ids[analysis.masked[ids]], Reason(f"is ignored on request ({_entry_name(entry)})")))
+                    why = Reason(f"is ignored on request ({_entry_name(entry)})", remedy="take it out of `ignore`")
+                    result.append((ids[analysis.masked[ids]], why))
     return result
 
 
 def _entry_name(entry: Any) -> str:
     if isinstance(entry, re.Pattern):
-        return entry.pattern
+        return str(entry.pattern)
     return entry.__name__ if isinstance(entry, type) else entry if isinstance(entry, str) else type(entry).__name__
 
 
@@ -196,7 +200,9 @@ def _matching(graph: Graph, entry: Any) -> list[str]:
         hits = {n for n in (*tensors, *modules) if pattern.fullmatch(n)}
     else:
         raise UsageError(
-            f"{entry!r} cannot name a layer", place="ignore", remedy="give a name, a glob, a regex, a module or its type"
+            f"{entry!r} cannot name a layer",
+            place="ignore",
+            remedy="give a name, a glob, a regex, a module or its type",
         )
     if not hits:
         raise unknown_name("layer or parameter", _entry_name(entry), sorted({*tensors, *modules}))
@@ -249,9 +255,5 @@ def _frozen(analysis: Analysis, solution: Solution, roles: Roles) -> tuple[Froze
             if not len(held) or named == "window":
                 continue
             why = solution.why(int(classes[held[0]]))
-            result.append(
-                Frozen(f"{name}[{named}]", why.text, why.source, len(ids), len(held), why.remedy, why.node)
-            )
+            result.append(Frozen(f"{name}[{named}]", why.text, why.source, len(ids), len(held), why.remedy, why.node))
     return tuple(result)
-
-

@@ -107,4 +107,3 @@ class _Counter:
             self.exact &= count % whole == 0
             result.append((monomial, count / whole))
         return tuple(result)
-

@@ -34,9 +34,9 @@ DEFAULTS = {"sgd": (1e-3, 2.0, 10.0), "adam": (1e-2, 20.0, 1e3)}
 class DHSPG(torch.optim.Optimizer):
     """A wrapper around any base optimizer over the parameters of ``space.graph``'s model.
 
-    ``budget`` is met exactly at step ``stop``. ``start`` and ``stop`` are fractions of ``steps``. ``config()`` gives the
-    config to extract. Learning-rate schedulers take this object as they would the base optimizer; ``state_dict`` holds
-    both. Deterministic: the same gradients give the same decisions.
+    ``budget`` is met exactly at step ``stop``; ``start`` and ``stop`` are fractions of ``steps``. ``config()`` gives
+    the config to extract. Learning-rate schedulers take this object as they would the base optimizer, and
+    ``state_dict`` holds both. Deterministic: the same gradients give the same decisions.
 
     Raises `UsageError` where ``base`` does not train the graph's parameters, `BudgetError` for a budget out of reach.
     """
@@ -55,7 +55,9 @@ class DHSPG(torch.optim.Optimizer):
     ) -> None:
         if not isinstance(base, torch.optim.Optimizer):
             raise UsageError(f"base is a {type(base).__name__}", place="DHSPG", remedy="pass an optimizer instance")
-        if not (isinstance(steps, int) and steps >= 3 and 0 <= start < stop <= 1 and int(start * steps) < int(stop * steps)):
+        if not (
+            isinstance(steps, int) and steps >= 3 and 0 <= start < stop <= 1 and int(start * steps) < int(stop * steps)
+        ):
             raise UsageError(
                 f"steps={steps}, start={start}, stop={stop} leave no step for the penalty",
                 place="DHSPG",
@@ -131,8 +133,10 @@ class DHSPG(torch.optim.Optimizer):
         index = self._all
         x = index.gather(self._tensors)
         g = [grads[s.name].index_select(s.axis, s.where) if s.name in grads else None for s in index.slabs]
-        dot = index.sums(lambda i: None if g[i] is None else x[i] * g[i])
-        size = index.sums(lambda i: x[i].square()) * index.sums(lambda i: None if g[i] is None else g[i].square())
+        dot = index.sums(lambda i: None if (own := g[i]) is None else x[i] * own)
+        size = index.sums(lambda i: x[i].square()) * index.sums(
+            lambda i: None if (own := g[i]) is None else own.square()
+        )
         self._align += dot / size.sqrt().clamp_min(1e-30)
 
     def saliency(self) -> dict[str, Floats]:
@@ -256,4 +260,3 @@ class DHSPG(torch.optim.Optimizer):
                 place="DHSPG",
                 remedy="build base from the very model that was traced: torch.optim.AdamW(model.parameters())",
             )
-

@@ -43,5 +43,7 @@ def statistics(
                 new.args = fx.map_arg(changed, lambda n: env[n])
             running.run(*args, tensors=measured, **kwargs)
     if not count:
-        raise UsageError("no calibration batch was given", place="recalibrate", remedy="pass at least one batch of inputs")
+        raise UsageError(
+            "no calibration batch was given", place="recalibrate", remedy="pass at least one batch of inputs"
+        )
     return {name: measured[name] for name in names}

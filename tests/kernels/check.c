@@ -141,9 +141,10 @@ static trial make_trial(problem p) {
     const int64_t x_stride = random_below(3) ? p.pixels + x_gap : (p.pixels + 15) / 16 * 16;
     const int64_t clamp = random_below(3), with_bias = random_below(2), residual_kind = random_below(3);
     enum { none, apart, in_place };
+    const int64_t residual_stride = residual_kind == in_place ? y_stride : p.pixels + random_below(5);
     trial t = {.x_offset = random_below(3) / 2, .y_count = extent(p.rows, p.pixels, y_stride)};
     t.x = random_floats(extent(p.cols, p.pixels, x_stride), t.x_offset);
-    t.residual = random_floats(t.y_count, 1);
+    t.residual = random_floats(extent(p.rows, p.pixels, residual_stride), 1);
     t.bias = random_floats(p.rows, 0);
     for (int64_t column = 0; column + 1 < p.cols && p.pixels; column++)
         for (int64_t pixel = p.pixels; pixel < x_stride; pixel++)
@@ -158,7 +159,7 @@ static trial make_trial(problem p) {
                                      .y_stride = y_stride,
                                      .bias = with_bias ? t.bias : NULL,
                                      .residual = residual_kind == none ? NULL : t.residual,
-                                     .residual_stride = y_stride,
+                                     .residual_stride = residual_stride,
                                      .lower = clamp > 0 ? 0 : -INFINITY,
                                      .upper = clamp > 1 ? 6 : INFINITY};
     t.args.scratch_bytes = coppice_spmm_f32_scratch(&t.args);

@@ -27,23 +27,24 @@ Shape = tuple[int, ...]
 Layer = Callable[[Dice, Shape], nn.Module]
 Function = Callable[[Tensor], Tensor]
 
-ACTIVATIONS: dict[str, Function] = {
+ZERO_STAYS: dict[str, Function] = {
     "relu": F.relu,
     "gelu": F.gelu,
     "silu": F.silu,
     "tanh": torch.tanh,
     "hardswish": F.hardswish,
+    "swish_by_hand": lambda x: x * torch.sigmoid(x),
+    "centred_sigmoid": lambda x: 2 * torch.sigmoid(x) - 1,
+    "-x / 3": lambda x: -x / 3,
+    "1 - (x + 1)": lambda x: 1 - (x + 1),
+}
+ZERO_MOVES: dict[str, Function] = {
     "sigmoid": torch.sigmoid,
     "softplus": F.softplus,
     "cos": torch.cos,
     "clamp_min": lambda x: x.clamp(min=0.1),
-    "swish_by_hand": lambda x: x * torch.sigmoid(x),
-    "centred_sigmoid": lambda x: 2 * torch.sigmoid(x) - 1,
-}
-CONSTANTS: dict[str, Function] = {
     "x + 0.5": lambda x: x + 0.5,
     "1 - x": lambda x: 1 - x,
-    "-x / 3": lambda x: -x / 3,
     "x.abs() + 1": lambda x: x.abs() + 1,
 }
 GATES: dict[str, Function] = {
@@ -55,13 +56,9 @@ GATES: dict[str, Function] = {
 
 
 def activation(dice: Dice, shape: Shape) -> nn.Module:
-    name = dice.pick(list(ACTIVATIONS))
-    return Apply(name, ACTIVATIONS[name])
-
-
-def constant(dice: Dice, shape: Shape) -> nn.Module:
-    name = dice.pick(list(CONSTANTS))
-    return Apply(name, CONSTANTS[name])
+    options = ZERO_MOVES if dice.number(0, 3) == 3 else ZERO_STAYS
+    name = dice.pick(list(options))
+    return Apply(name, options[name])
 
 
 def gate(dice: Dice) -> Function:
@@ -156,8 +153,9 @@ def parts(dice: Dice, shape: Shape) -> nn.Module:
 def pad(dice: Dice, shape: Shape) -> nn.Module:
     before, after, value = dice.number(0, 2), dice.number(0, 2), dice.pick((0.0, 1.0))
     if dice.flag():
-        mode = dice.pick(("reflect", "constant")) if shape[2] > 1 else "constant"
-        return Apply(f"pad image, {mode} {value}", lambda x: F.pad(x, (1, 0, 0, 1), mode, value))
+        if shape[2] > 1 and dice.flag():
+            return Apply("pad image, reflect", lambda x: F.pad(x, (1, 0, 0, 1), "reflect"))
+        return Apply(f"pad image, {value}", lambda x: F.pad(x, (1, 0, 0, 1), value=value))
     return Apply(f"pad channels {before} {after} {value}", lambda x: F.pad(x, (0, 0, 0, 0, before, after), value=value))
 
 
@@ -297,14 +295,13 @@ def vector_norm(dice: Dice, shape: Shape) -> nn.Module:
     return nn.LayerNorm(shape[1]) if dice.flag() else nn.BatchNorm1d(shape[1])
 
 
-COMMON: list[Layer] = [activation, activation, constant]
 LAYERS: dict[int, list[Layer]] = {
     4: [
-        *COMMON, conv, conv, depthwise, transposed, map_norm, shuffle, group_gain, held, squeeze_excite, last_linear,
+        activation, activation, conv, conv, depthwise, transposed, map_norm, shuffle, group_gain, held, squeeze_excite, last_linear,
         order, part, parts, pad, copies, across, resample, round_trip, to_tokens,
     ],
-    3: [*COMMON, linear, linear, attention, token_norm, token_shape, gated, tied],
-    2: [*COMMON, linear, linear, vector_norm, vector_shape, gated, tied],
+    3: [activation, activation, linear, linear, attention, token_norm, token_shape, gated, tied],
+    2: [activation, activation, linear, linear, vector_norm, vector_shape, gated, tied],
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -75,14 +76,15 @@ class Example:
 
 
 @st.composite
-def networks(draw: DrawFn, most: int = 8) -> Example:
+def networks(draw: DrawFn, most: int = 10) -> Example:
     """Networks of up to ``most`` steps with random weights, biases and norm statistics, in eval mode."""
     dice = Dice(draw)
     shape = dice.pick(INPUTS)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         grown = _Grown(dice, torch.randn(2, *shape, generator=torch.Generator().manual_seed(2)))
-        for _ in range(dice.number(1, most)):
+        grown.stem()
+        for _ in range(max(dice.number(1, most), dice.number(1, most))):
             grown.step()
         network = grown.finish()
         randomise(network)
@@ -96,6 +98,12 @@ class _Grown:
         self.layers: list[nn.Module] = []
         self.steps: list[Step] = []
         self.taken: dict[int, Shape] = {}
+
+    def stem(self) -> None:
+        """A first layer with weights: what hangs on the input alone cannot be cut."""
+        shape = tuple(self.values[0].shape)
+        width = self.dice.width()
+        self.add(nn.Conv2d(shape[1], width, 3, padding=1) if len(shape) == 4 else nn.Linear(shape[-1], width), (0,))
 
     def step(self) -> None:
         kind = self.dice.pick(("layer", "layer", "layer", "join", "again"))
@@ -133,8 +141,7 @@ class _Grown:
         self.add(Apply(name, JOINS[name]), (at, self.dice.pick(others)))
 
     def add(self, layer: nn.Module, inputs: tuple[int, ...]) -> None:
-        result = self.layers + [layer]
-        self.layers = result
+        self.layers.append(layer)
         self.run(len(self.layers) - 1, inputs)
 
     def run(self, layer: int, inputs: tuple[int, ...]) -> None:
@@ -154,7 +161,7 @@ class _Grown:
         return Network(self.layers, self.steps, heads, summed=self.dice.flag()).eval()
 
     def head(self, shape: Shape) -> nn.Module:
-        flat = shape[1:].numel() if isinstance(shape, torch.Size) else torch.Size(shape[1:]).numel()
+        flat = math.prod(shape[1:])
         if len(shape) == 2 or (flat <= MOST and self.dice.flag()):
             return nn.Sequential(nn.Flatten(), nn.Linear(flat, 3))
         if len(shape) == 4:
