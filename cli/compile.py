@@ -13,7 +13,7 @@ from coppice.cli.data import parse_inputs, read_calibration
 from coppice.cli.load import load_model
 from coppice.cli.options import Debug, Ignore, Inputs, Json
 from coppice.cli.show import Say, emit, line, number, share, table, working, written
-from coppice.core.errors import UsageError
+from coppice.core.errors import CoppiceError, UsageError
 
 if TYPE_CHECKING:
     from coppice.api.subnet import Subnet
@@ -109,14 +109,26 @@ def _compile(settings: CompileSettings, say: Say) -> Subnet:
         calibration=data,
         seed=settings.seed,
     )
-    say("save")
     with folder(settings.out) as inside:
-        subnet.save(inside)
         if settings.onnx:
             say("export to ONNX")
-            subnet.export_onnx(inside / ONNX)
+            _export(subnet, inside, settings.out)  # first: the receipt records it
+        say("save")
+        saved = subnet.save(inside / "saved")
+        for file in saved.iterdir():
+            file.replace(inside / file.name)
+        saved.rmdir()
         write_text(inside / SETTINGS, settings.to_yaml())
     return subnet
+
+
+def _export(subnet: Subnet, inside: Path, out: Path) -> None:
+    try:
+        subnet.export_onnx(inside / ONNX)
+    except CoppiceError as error:
+        error.place = str(out / ONNX)
+        error.remedy = "nothing was written; compile without --onnx, or report the model"
+        raise
 
 
 def _free(out: Path) -> None:
@@ -126,9 +138,10 @@ def _free(out: Path) -> None:
         raise UsageError(f"{nearest} is a file", place=f"--out {out}", remedy="give another folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UsageError(f"{nearest} cannot be written to", place=f"--out {out}", remedy="give another folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / "receipt.json").is_file():
+    subnet = (out / "receipt.json").is_file() and (out / "graph.json").is_file()
+    if out.resolve() == Path.cwd() or (out.is_dir() and any(out.iterdir()) and not subnet):
         raise UsageError(
-            "this folder holds something that is no subnet",
+            "this folder holds something else than a subnet",
             place=f"--out {out}",
             remedy="give a new folder; only an older subnet is replaced",
         )
@@ -145,6 +158,7 @@ def _result(subnet: Subnet, settings: CompileSettings, seconds: float) -> dict[s
         "widths": receipt["widths"],
         "equivalence": receipt["equivalence"],
         "module": receipt["module"],
+        "onnx": receipt.get("onnx"),
         "recalibrated": receipt.get("recalibrated", []),
         "notes": receipt["notes"],
         "seconds": seconds,
@@ -177,6 +191,9 @@ def _print(result: dict[str, Any]) -> None:
     module = result["module"]
     own = module["kind"] == "user"
     line(f"module: your class {module['class']}" if own else f"module: a GraphModule, because {module['why']}")
+    if result["onnx"] is not None:
+        checked = result["onnx"]["checked"]
+        line("ONNX: " + (f"{checked['runtime']} agrees, error {checked['error']:.1e}" if checked else "not checked"))
     if result["recalibrated"]:
         line(f"batch norms measured again: {len(result['recalibrated'])} statistics")
     for text in result["notes"]:

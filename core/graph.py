@@ -170,7 +170,7 @@ class Graph:
         raise VerifyError("the graph has no output node")
 
     def flatten_inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        """Flatten a call as the user makes it into the placeholders' order; `UsageError` where it is nested otherwise."""
+        """Flatten a call as the user makes it into the placeholders' order; `UsageError` if nested otherwise."""
         flat, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
         if spec != self.in_spec:
             raise UsageError(

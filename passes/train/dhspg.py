@@ -30,6 +30,9 @@ from coppice.passes.train.units import UnitIndex
 DEFAULTS = {"sgd": (1e-3, 2.0, 10.0), "adam": (1e-2, 20.0, 1e3)}
 """Penalty strength lambda0, amplification and cap of the dual step, by kind of base optimizer (OTOv2, appendix)."""
 
+ALIGNMENT = 0.8
+"""How far the cosine of a unit and its gradient moves its saliency (docs/decisions/0003-saliency-sign.md)."""
+
 
 class DHSPG(torch.optim.Optimizer):
     """A wrapper around any base optimizer over the parameters of ``space.graph``'s model.
@@ -140,10 +143,9 @@ class DHSPG(torch.optim.Optimizer):
         self._align += dot / size.sqrt().clamp_min(1e-30)
 
     def saliency(self) -> dict[str, Floats]:
-        """Half the unit's magnitude, half how little its gradient shrinks it, each with mean 1 over all units.
+        """The unit's magnitude, less where its gradient already shrinks it.
 
-        A positive cosine of x and its gradient means that descent already shrinks the unit, so it counts against it;
-        the sign was chosen by experiment (docs/decisions/0003-saliency-sign.md).
+        A positive cosine of x and its gradient means that descent already shrinks the unit, so it counts against it.
         """
         cosine = (self._align / max(self.count, 1)).numpy()
         sizes = self.space.magnitudes()
@@ -152,7 +154,7 @@ class DHSPG(torch.optim.Optimizer):
             own = cosine[at : at + family.size]
             at += family.size
             scale = sizes[family.name]
-            result[family.name] = scale * (1.0 - 0.5 * np.clip(own, -1, 1))
+            result[family.name] = scale * (1.0 - ALIGNMENT * np.clip(own, -1, 1))
         return result
 
     def _partition(self) -> None:
