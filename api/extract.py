@@ -18,7 +18,6 @@ from coppice.core.cost import METRICS
 from coppice.core.errors import EquivalenceError, UsageError
 from coppice.core.extraction import Extraction
 from coppice.core.graph import Graph
-from coppice.core.names import unknown_name
 from coppice.core.space import Space
 from coppice.passes.extract.check import TOLERANCE, Agreement, compare, difference, inputs_like
 from coppice.passes.extract.slice import cut
@@ -38,19 +37,18 @@ def extract(
 ) -> Subnet:
     """The subnet that ``config`` denotes, as a module of its own with the current weights of the model.
 
-    ``graph`` may be the `Space` the config came from; given a `Graph`, its default space is built. Every extraction is
-    validated in fp64 against the masked full model on the example inputs, on random ones and at a second batch size;
-    a relative difference above ``tolerance`` raises `EquivalenceError`. On meta tensors nothing can be run, and the
-    receipt says so.
+    ``graph`` may be the `Space` the config came from; given a `Graph`, the config's space is looked up there.
+
+    Every extraction is validated in fp64 against the masked full model on the example inputs, on random ones and at a
+    second batch size; a relative difference above ``tolerance`` raises `EquivalenceError`. On meta tensors nothing can
+    be run, and the receipt says so.
     """
-    owner = graph if isinstance(graph, Space) else space or build_space(graph)
     if not isinstance(config, Config):
+        what = type(config).__name__
         raise UsageError(
-            f"expected a Config, got {type(config).__name__}", place="extract", remedy="use space.uniform(...)"
+            f"expected a Config, got {what}", place="extract", remedy="use space.uniform(0.5), for example"
         )
-    for name in config:
-        if name not in {f.name for f in owner.families}:
-            raise unknown_name("family", name, [f.name for f in owner.families])
+    owner = graph if isinstance(graph, Space) else space or graph.spaces.get(config.space) or build_space(graph)
     config = owner.check(config)
     extraction = cut(owner, config)
     masked = owner.masked_tensors(config)

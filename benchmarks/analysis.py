@@ -79,9 +79,9 @@ def main() -> None:
                      "trace_ms_per_node": 1e3 * trace / nodes, "space_ms_per_node": 1e3 * space / nodes,
                      "ms_per_node": 1e3 * (trace + space) / nodes})  # fmt: skip
     for row in rows:
-        print("  ".join(f"{key} {value:.4g}" for key, value in row.items()))  # noqa: T201
+        print("  ".join(f"{key} {value:.4g}" for key, value in row.items()))
     rates = [row["ms_per_node"] for row in rows]
-    print(f"slowest over fastest ms per node: {max(rates) / min(rates):.2f}")  # noqa: T201
+    print(f"slowest over fastest ms per node: {max(rates) / min(rates):.2f}")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=1))

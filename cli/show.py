@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 WIDE = 160
 """Columns where stdout is no terminal: nothing is cut to fit a screen that is not there."""
@@ -65,8 +66,8 @@ def working(text: str) -> Iterator[Say]:
             note(text)
             yield note
             return
-        with err.status(text) as status:
-            yield status.update
+        with err.status(Text(text)) as status:
+            yield lambda next_text: status.update(Text(next_text))
 
 
 @contextmanager

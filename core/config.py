@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from coppice.core.errors import UsageError
 
@@ -14,9 +14,11 @@ class Config(Mapping[str, tuple[int, ...]]):
     """Maps each family's name to the sorted indices of the units that stay. Immutable, hashable, JSON both ways."""
 
     keep: tuple[tuple[str, tuple[int, ...]], ...]
+    space: str = field(default="", compare=False)
+    """The fingerprint of the space it was made in, or "" for one made by hand or read from a file."""
 
     @classmethod
-    def of(cls, keep: Mapping[str, object]) -> Config:
+    def of(cls, keep: Mapping[str, object], space: str = "") -> Config:
         """From any mapping of family names to iterables of unit indices; `UsageError` where an entry is not that."""
         entries = []
         for name, units in keep.items():
@@ -25,7 +27,7 @@ class Config(Mapping[str, tuple[int, ...]]):
             except (TypeError, ValueError) as error:
                 raise UsageError(f"{units!r} is not a list of unit indices", place=f"config entry {name!r}") from error
             entries.append((str(name), tuple(indices)))
-        return cls(tuple(entries))
+        return cls(tuple(entries), space)
 
     def __getitem__(self, name: str) -> tuple[int, ...]:
         for key, units in self.keep:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 import torch
 import torch.utils._pytree as pytree
@@ -58,6 +59,8 @@ class Graph:
     model: nn.Module | None = None
     notes: list[str] = field(default_factory=list)
     symbol_hints: dict[str, int] = field(default_factory=dict)
+    spaces: WeakValueDictionary[str, Any] = field(default_factory=WeakValueDictionary, repr=False)
+    """Spaces built over this graph that are still in use, by fingerprint: configs find their way back."""
     version: int = 0
 
     # ---- reading -------------------------------------------------------------------------------------------------
@@ -97,13 +100,16 @@ class Graph:
 
     # ---- changing ------------------------------------------------------------------------------------------------
 
-    def rewrite(self, node: Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Replace what ``node`` computes, keeping its users. The arguments must come from earlier nodes."""
+    def replace(self, node: Node, by: Node) -> None:
+        """Let every user of ``node`` read ``by`` instead, and erase ``node``. ``by`` must come before all of them."""
         order = {n: i for i, n in enumerate(self.fx.nodes)}
-        for used in _nodes_in((args, kwargs)):
-            if used not in order or order[used] >= order[node]:
-                raise VerifyError(f"argument {used} does not come before it", place=describe(node))
-        node.target, node.args, node.kwargs = target, args, kwargs
+        late = [user for user in node.users if by not in order or order[by] >= order[user]]
+        if late or by is node:
+            raise VerifyError(
+                f"{by} does not come before {', '.join(map(str, late)) or 'itself'}", place=describe(node)
+            )
+        node.replace_all_uses_with(by)
+        self.fx.erase_node(node)
         self.version += 1
 
     def erase_dead(self) -> int:
@@ -113,6 +119,9 @@ class Graph:
             if not node.users and node.op in ("call_function", "get_attr"):
                 self.fx.erase_node(node)
                 gone += 1
+        used = {str(node.target) for node in self.fx.nodes if node.op == "get_attr"}
+        self.tensors = {name: tensor for name, tensor in self.tensors.items() if name in used}
+        self.aliases = {alias: name for alias, name in self.aliases.items() if name in used}
         if gone:
             self.version += 1
         return gone
@@ -198,7 +207,3 @@ def value_of(node: Node) -> Value:
 def is_tensor(node: Any) -> bool:
     """Whether ``node`` is a graph node that computes exactly one tensor."""
     return isinstance(node, Node) and isinstance(node.meta.get("value"), Value) and node.meta["value"].dtype is not None
-
-
-def _nodes_in(tree: Any) -> list[Node]:
-    return [leaf for leaf in pytree.tree_leaves(tree, is_leaf=lambda x: isinstance(x, Node)) if isinstance(leaf, Node)]

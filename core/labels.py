@@ -150,6 +150,11 @@ def keep_zero(axis: Axis) -> Axis:
     )
 
 
+def forget(axis: Axis) -> Axis:
+    """Where an operation makes a zero slice something finite that is not known; what may be NaN stays so."""
+    return tuple(f if f.carry is None else f.with_carry(np.where(np.isinf(f.carry), POISON, UNKNOWN)) for f in axis)
+
+
 def set_carry(axis: Axis, value: float) -> Axis:
     return tuple(f if f.ids is None else f.with_carry(np.full(f.size, value)) for f in axis)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -110,6 +111,14 @@ class Space:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_by_name", {family.name: family for family in self.families})
 
+        self.graph.spaces[self.fingerprint] = self
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the families: the same for the same model and options."""
+        text = repr([(f.name, f.size, f.widths, [(s.tensor, s.axis) for s in f.slices]) for f in self.families])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
     def family(self, name: str) -> Family:
         """The family called ``name``; `UsageError` with the nearest name where there is none."""
         by_name: dict[str, Family] = self._by_name  # type: ignore[attr-defined]
@@ -121,7 +130,7 @@ class Space:
 
     def full(self) -> Config:
         """The config that keeps every unit."""
-        return Config.of({f.name: range(f.size) for f in self.families})
+        return Config.of({f.name: range(f.size) for f in self.families}, self.fingerprint)
 
     def uniform(self, ratio: float) -> Config:
         """Keep about ``ratio`` of each family (0 < ratio <= 1): the units with the largest weights."""
@@ -136,7 +145,7 @@ class Space:
         for family in self.families:
             width = int(rng.choice(family.widths))
             keep[family.name] = sorted(rng.choice(family.size, size=width, replace=False).tolist())
-        return Config.of(keep)
+        return Config.of(keep, self.fingerprint)
 
     def with_widths(self, widths: Mapping[str, int], order: Mapping[str, Floats] | None = None) -> Config:
         """Keep the ``widths[name]`` best units by ``order`` (scores, default: weight magnitude); all where unnamed."""
@@ -179,6 +188,12 @@ class Space:
     def check(self, config: Config) -> Config:
         """Fill in families that ``config`` leaves out, and raise `UsageError` for units or widths it may not hold."""
         keep: dict[str, object] = {}
+        if config.space not in ("", self.fingerprint):
+            raise UsageError(
+                "the config was made in another space",
+                place=self.graph.name,
+                remedy="use it with the space it came from, or rebuild that space with the same model and options",
+            )
         for name in config:
             self.family(name)
         for family in self.families:
@@ -194,7 +209,7 @@ class Space:
                     remedy="keep at least one unit: a layer of width zero is not a model",
                 )
             keep[family.name] = units
-        return Config.of(keep)
+        return Config.of(keep, self.fingerprint)
 
     # ---- what a config means -----------------------------------------------------------------------------------------
 

@@ -19,13 +19,14 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads, self.head_width = heads, width // heads
+        self.scale = self.head_width**-0.5  # a number of its own: it must not change when a head gets narrower
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, tokens, _ = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
+        mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], scale=self.scale)
         return self.out(mixed.transpose(1, 2).reshape(batch, tokens, self.heads * self.head_width))
 
 

@@ -100,20 +100,21 @@ class CSR:
         return self.starts.nbytes + self.columns.nbytes + self.values.nbytes
 
     @classmethod
-    def of(cls, weight: Any, slab: int | None = None) -> CSR:
+    def of(cls, weight: Any, slab: int | None = None, *, pixels: int | None = None) -> CSR:
         """A dense or CSR matrix as slab CSR.
 
         Args:
             weight: float32 [rows, cols]: a dense numpy array or torch CPU tensor (zeros get no entry), a torch tensor
                 of layout sparse_csr, or a scipy sparse matrix (explicit zeros stay entries, duplicates are added up).
             slab: columns per slab, 1 .. 65536; None: what runs fast at this density.
+            pixels: how many the products will have, where it is known; it only bears on the choice of slab.
 
         Raises:
             KernelError: not two-dimensional, not float32, or not on the CPU.
         """
         rows, cols, row, column, value = _triplets(weight)
         if slab is None:
-            slab = fast_slab(cols, len(value) / (rows * cols) if rows and cols else 0.0)
+            slab = fast_slab(cols, len(value) / (rows * cols) if rows and cols else 0.0, pixels)
         if not 1 <= slab <= SLAB_MAX:
             raise KernelError(f"{slab} is not in 1 .. {SLAB_MAX}", place="slab", remedy="leave it out")
         order = np.lexsort((column, row, column // slab))
@@ -137,13 +138,17 @@ class CSR:
         return f"CSR({self.rows} x {self.cols}, {self.entries} entries, density {self.density:.3f}, slab {self.slab})"
 
 
-def fast_slab(cols: int, density: float) -> int:
+def fast_slab(cols: int, density: float, pixels: int | None = None) -> int:
     """Columns per slab that suit the vector kernels, slabs being equally wide.
 
-    Two forces, measured in docs/kernels.md: 192 columns x 80 pixels are about what the first-level cache (with help
-    from the second) serves; below 13 entries per row of a slab, beginning and ending a row costs more than it saves.
+    Two forces, measured in docs/kernels.md: 192 columns x 80 pixels (or as much in another shape, where the pixels are
+    known and fewer) are about what the first-level cache serves with help from the second; below 13 entries per row of
+    a slab, beginning and ending a row costs more than it saves. A single pixel needs no slabs.
     """
-    widest = 192 if density * 192 >= 13 else 13 / max(density, 1e-9)
+    if pixels == 1:
+        return min(SLAB_MAX, max(1, cols))
+    panel = 80 if pixels is None else max(16, min(80, ceil(pixels / 16) * 16))
+    widest = max(192 * 80 / panel, 13 / max(density, 1e-9))
     return min(SLAB_MAX, max(1, ceil(cols / max(1, ceil(cols / widest)))))
 
 

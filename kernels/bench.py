@@ -236,7 +236,7 @@ def _calls(weight: Array, x: Array) -> dict[str, Call]:
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         torch_csr = torch_weight.to_sparse_csr()
     scipy_csr = sparse.csr_matrix(weight)
-    csr = CSR.of(weight)
+    csr = CSR.of(weight, pixels=x.shape[1])
     calls: dict[str, Call] = {BASELINE: dense}
     calls |= {f"coppice {v.name}": ours(v.name) for v in variants() if v.primitive == "spmm_f32" and v.available}
     calls["torch csr"] = lambda: (torch_csr @ torch_x).numpy()

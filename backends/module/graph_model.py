@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.utils._pytree as pytree
 from torch import fx, nn
@@ -28,7 +30,9 @@ def graph_model(graph: Graph, tensors: dict[str, torch.Tensor] | None = None) ->
         env[node] = body.node_copy(node, lambda n: env[n])
     names = [node.name for node in graph.placeholders()]
     body.set_codegen(_PyTreeCodeGen(_PyTreeInfo(_argument_names(graph, names), graph.in_spec, graph.out_spec)))
-    module = fx.GraphModule(root, body, class_name=graph.name if graph.name.isidentifier() else "Subnet")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated tree specs
+        module = fx.GraphModule(root, body, class_name=graph.name if graph.name.isidentifier() else "Subnet")
     return module.eval()
 
 

@@ -50,7 +50,11 @@ class Rewrite:
 
 @dataclass(frozen=True)
 class Op:
-    """One row. ``transport`` rows only move elements: a static value stays the parameter it came from."""
+    """One row.
+
+    ``transport`` rows only move elements: a static value stays the parameter it came from. ``roles`` names the axes of
+    tensor arguments. ``identity`` says of a call whether it returns its first argument as it is.
+    """
 
     name: str
     labels: Callable[[Flow, Call], Label | tuple[Label, ...]]
@@ -58,6 +62,7 @@ class Op:
     rewrite: Callable[[Call, Cut], Rewrite] | None = None
     transport: bool = False
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    identity: Callable[[Call], bool] | None = None
 
     def role(self, user: fx.Node, tensor: fx.Node, axis: int) -> str:
         """The name this op gives to an axis of one of its arguments (the last name covers all further axes)."""
@@ -78,12 +83,13 @@ def row(
     rewrite: Callable[[Call, Cut], Rewrite] | None = None,
     transport: bool = False,
     roles: Mapping[str, tuple[str, ...]] | None = None,
+    identity: Callable[[Call], bool] | None = None,
 ) -> None:
     """Add one row under each of ``names`` (``aten.conv2d``: all overloads; ``aten.add.Tensor``: that one)."""
     for name in names:
         if name in OPS:
             raise ValueError(f"the op table has two rows for {name}")
-        OPS[name] = Op(name, labels, macs, rewrite, transport, roles or {})
+        OPS[name] = Op(name, labels, macs, rewrite, transport, roles or {}, identity)
 
 
 @cache

@@ -13,7 +13,20 @@ import numpy as np
 from torch import fx
 
 from coppice.core.calls import Call
-from coppice.core.labels import UNKNOWN, Axis, Carry, Factor, Flow, Label, axis_size, free, keep_zero, labelled
+from coppice.core.labels import (
+    POISON,
+    UNKNOWN,
+    Axis,
+    Carry,
+    Factor,
+    Flow,
+    Label,
+    axis_size,
+    forget,
+    free,
+    keep_zero,
+    labelled,
+)
 from coppice.core.ops import Cut, Macs, Rewrite, row
 from coppice.core.ops.views import regroup
 
@@ -68,7 +81,7 @@ def sum_of(carries: Sequence[Carry]) -> Carry:
 
 def _others(axes: Sequence[Axis], biased: bool) -> list[Axis]:
     """The axes that a contraction passes on: a zero slice sums to zero, to which a bias may be added."""
-    return [tuple(f.with_carry(np.full(f.size, UNKNOWN)) for f in a) if biased else keep_zero(a) for a in axes]
+    return [forget(a) if biased else keep_zero(a) for a in axes]
 
 
 # ---- linear ------------------------------------------------------------------------------------------------------
@@ -83,12 +96,8 @@ def _linear(flow: Flow, call: Call) -> Label:
         return Label(tuple(_others(x.axes[:-1], bias is not None)), static)
     out = keep_zero(w.axes[0])
     if bias is not None and bias.axes:
-        out = add_bias(flow, out, bias.axes[0]) if axis_size(bias.axes[0]) == axis_size(out) else _unknown(out)
+        out = add_bias(flow, out, bias.axes[0]) if axis_size(bias.axes[0]) == axis_size(out) else forget(out)
     return Label((*_others(x.axes[:-1], bias is not None), out), static)
-
-
-def _unknown(axis: Axis) -> Axis:
-    return tuple(f.with_carry(np.full(f.size, UNKNOWN)) for f in axis)
 
 
 def _linear_macs(call: Call, flow: Flow) -> Macs:
@@ -221,7 +230,8 @@ def _broadcast_lead(flow: Flow, a: Sequence[Axis], b: Sequence[Axis]) -> list[Ax
 
 
 def _either_zero(carries: Sequence[Carry]) -> Carry:
-    return np.where(np.any([c == 0 for c in carries], axis=0), 0.0, UNKNOWN)
+    zero = np.where(np.any([c == 0 for c in carries], axis=0), 0.0, UNKNOWN)
+    return np.where(np.any([np.isinf(c) for c in carries], axis=0), POISON, zero)
 
 
 def product(flow: Flow, call: Call, a: Label, b: Label) -> Label:
@@ -250,7 +260,7 @@ def _addmm(flow: Flow, call: Call) -> Label:
     axes = []
     for k, axis in enumerate(result.axes):
         own = bias.axes[k - lead] if k >= lead else ()
-        axes.append(add_bias(flow, axis, own) if axis_size(own) != 1 else _unknown(axis))
+        axes.append(add_bias(flow, axis, own) if axis_size(own) != 1 else forget(axis))
     return Label(tuple(axes), result.static and bias.static)
 
 
@@ -285,11 +295,11 @@ def _attention(flow: Flow, call: Call) -> Label:
         _from(v_axis, axis) for v_axis, axis in zip(_pad(v.axes[:-2], len(lead)), lead, strict=True)
     ]  # only a zero value vector makes the result zero
     if extra and lead:
-        lead[-1] = (*lead[-1], *_unknown(extra))
+        lead[-1] = (*lead[-1], *forget(extra))
     mask = call.get("attn_mask")
     if isinstance(mask, fx.Node):
         _tie_mask(flow, flow.of(mask).axes, [*lead, q.axes[-2], k.axes[-2]])
-    return Label((*lead, _unknown(q.axes[-2]), keep_zero(v.axes[-1])), q.static and k.static and v.static)
+    return Label((*lead, forget(q.axes[-2]), keep_zero(v.axes[-1])), q.static and k.static and v.static)
 
 
 def _pad(axes: Sequence[Axis], rank: int) -> list[Axis]:
@@ -299,7 +309,7 @@ def _pad(axes: Sequence[Axis], rank: int) -> list[Axis]:
 def _from(source: Axis, axis: Axis) -> Axis:
     """``axis`` with the carries of ``source`` where that is not broadcast."""
     if axis_size(source) != axis_size(axis) or [f.size for f in source] != [f.size for f in axis]:
-        return _unknown(axis)
+        return forget(axis)
     return tuple(f if s.carry is None else f.with_carry(s.carry) for s, f in zip(keep_zero(source), axis, strict=True))
 
 

@@ -5,20 +5,28 @@ from __future__ import annotations
 import numpy as np
 
 from coppice.core.calls import Call
-from coppice.core.labels import POISON, UNKNOWN, Axis, Carry, Flow, Label, axis_size, ids_of
+from coppice.core.labels import POISON, UNKNOWN, Axis, Carry, Flow, Label, axis_size, forget, ids_of
 from coppice.core.ops import Cut, Rewrite, row
 from coppice.core.ops.views import regroup
 
 AVERAGED = "is averaged over by `{node}`, whose mean and variance change when a unit leaves"
 
 
-def per_channel(flow: Flow, channel: Axis, vectors: list[Axis], affine: bool) -> Axis:
-    """The channel axis after ``(x - mean) / std * weight + bias``: zero where weight and bias are, or x and mean."""
+def per_channel(flow: Flow, channel: Axis, vectors: dict[str, Axis]) -> Axis:
+    """The channel axis after ``(x - mean) / std * weight + bias``: zero where bias and weight are, or bias, x and mean.
+
+    A running mean that is a tensor of the model is zeroed with its unit.
+    """
+    names = ["x", *vectors]
 
     def carry(carries: tuple[Carry, ...]) -> Carry:
-        return np.where(np.isinf(carries[0]), POISON, np.where((carries[0] == 0) | affine, 0.0, UNKNOWN))
+        own = dict(zip(names, carries, strict=True))
+        nothing = np.zeros(len(own["x"]), bool)
+        scaled = (own["x"] == 0) | (own["weight"] == 0 if "weight" in own else nothing)
+        shifted = own["bias"] != 0 if "bias" in own else nothing
+        return np.where(np.isinf(np.stack(carries)).any(axis=0), POISON, np.where(scaled & ~shifted, 0.0, UNKNOWN))
 
-    return tuple(tied.factor(carry) for tied in flow.tie([channel, *vectors]))
+    return tuple(tied.factor(carry) for tied in flow.tie([channel, *vectors.values()]))
 
 
 def _batch_norm(flow: Flow, call: Call) -> Label:
@@ -26,11 +34,11 @@ def _batch_norm(flow: Flow, call: Call) -> Label:
     x = flow.of(call["input"])
     at = 1 if len(x.axes) > 1 else 0
     names = ("weight", "bias", "running_mean", "running_var")
-    vectors = [flow.of(call[name]).axes[0] for name in names if call.get(name) is not None]
-    axes = [tuple(f.with_carry(np.full(f.size, UNKNOWN)) for f in axis) for axis in x.axes]
+    vectors = {name: flow.of(call[name]).axes[0] for name in names if call.get(name) is not None}
+    axes = [forget(axis) for axis in x.axes]
     channel = x.axes[at]
     if axis_size(channel) != 1:
-        axes[at] = per_channel(flow, channel, vectors, affine=call.get("weight") is not None)
+        axes[at] = per_channel(flow, channel, vectors)
     if call.get("running_mean") is not None:
         flow.statistics += ids_of(flow.of(call["running_mean"]).axes[0])
     if call.get("running_var") is not None:
@@ -54,7 +62,7 @@ def _averaging(flow: Flow, call: Call, x: Label, count: int, names: tuple[str, .
                 if axis_size(own) != 1:
                     flow.tie([own, axis])
                 flow.freeze_axis(own, why, REMEDY)
-    lead = [tuple(f.with_carry(np.full(f.size, UNKNOWN)) for f in axis) for axis in x.axes[:split]]
+    lead = [forget(axis) for axis in x.axes[:split]]
     return Label((*lead, *x.axes[split:]), x.static)
 
 
@@ -67,9 +75,9 @@ def _group_norm(flow: Flow, call: Call) -> Label:
     channel = x.axes[1]
     outer, inner = regroup(flow, [channel], [groups, axis_size(channel) // groups])
     flow.freeze_axis(inner, AVERAGED.format(node=call.node.name), REMEDY)
-    affine = [flow.of(call[n]).axes[0] for n in ("weight", "bias") if call.get(n) is not None]
-    axes = [tuple(f.with_carry(np.full(f.size, UNKNOWN)) for f in axis) for axis in x.axes]
-    axes[1] = per_channel(flow, (*outer, *inner), affine, affine=bool(affine)) if axis_size(channel) > 1 else ()
+    affine = {n: flow.of(call[n]).axes[0] for n in ("weight", "bias") if call.get(n) is not None}
+    axes = [forget(axis) for axis in x.axes]
+    axes[1] = per_channel(flow, (*outer, *inner), affine) if axis_size(channel) > 1 else ()
     return Label(tuple(axes), x.static)
 
 

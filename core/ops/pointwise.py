@@ -25,8 +25,8 @@ from coppice.core.labels import (
 )
 from coppice.core.ops import row
 
-PROBES = (-1e30, -117.25, -3.5, -1.0, -0.375, -1e-6, 1e-6, 0.4375, 1.0, 2.75, 131.5, 1e30)
-"""What an unknown finite operand is tried with. Zero is left out: x / 0 is as undefined before a cut as after it."""
+PROBES = (-1e30, -117.25, -3.5, -1.0, -0.375, -1e-6, 0.0, 1e-6, 0.4375, 1.0, 2.75, 131.5, 1e30)
+"""What an unknown finite operand is tried with, beside the numbers that the call itself holds (``x == 3``)."""
 
 _OPEN = 1e99  # stands for UNKNOWN where NaN could not be compared
 
@@ -87,8 +87,9 @@ def _evaluate(target: Any, literals: tuple[tuple[str, Any], ...], known: tuple[t
         return POISON
     tensors = [(name, value[1]) for name, value in literals if isinstance(value, tuple) and value[:1] == ("tensor",)]
     open_names = [name for name, _ in tensors if name not in given]
-    choices = [_probes(dtype) for name, dtype in tensors if name in open_names]
-    trials = list(itertools.islice(itertools.product(*choices), 4096))
+    own = tuple(float(value) for _, value in literals if isinstance(value, (int, float)) and math.isfinite(value))
+    choices = [_probes(dtype, own) for name, dtype in tensors if name in open_names]
+    trials = list(itertools.islice(itertools.product(*choices), 1 << 15))
     batch = torch.tensor(trials, dtype=torch.float64).reshape(len(trials), len(open_names))
     arguments: dict[str, Any] = {}
     for name, value in literals:
@@ -109,15 +110,19 @@ def _evaluate(target: Any, literals: tuple[tuple[str, Any], ...], known: tuple[t
     except (RuntimeError, TypeError, NotImplementedError):
         return UNKNOWN
     numbers = result.to(torch.float64)
-    if not torch.isfinite(numbers).all():
+    # x / 0 is as undefined before a cut as after it: where an open operand is zero, only finite results count
+    numbers = numbers[torch.isfinite(numbers) | (batch != 0).all(dim=1)]
+    if not torch.isfinite(numbers).all() or not len(numbers):
         return UNKNOWN if open_names else POISON
     return float(numbers[0]) if bool((numbers == numbers[0]).all()) else UNKNOWN
 
 
-def _probes(dtype: torch.dtype) -> tuple[float, ...]:
+def _probes(dtype: torch.dtype, own: tuple[float, ...]) -> tuple[float, ...]:
     if dtype is torch.bool:
         return (0.0, 1.0)
-    return PROBES if dtype.is_floating_point else (-7.0, -1.0, 1.0, 2.0, 5.0, 1000.0)
+    if dtype.is_floating_point:
+        return tuple(dict.fromkeys((*PROBES, *own)))
+    return tuple(dict.fromkeys((-7.0, -1.0, 0.0, 1.0, 2.0, 5.0, 1000.0, *(float(int(value)) for value in own))))
 
 
 def _widen(dtype: torch.dtype) -> torch.dtype:
@@ -143,8 +148,13 @@ def _prelu(flow: Flow, call: Call) -> Label:
     return Label(tuple(axes), x.static and weight.static)
 
 
+def _keeps_all(call: Call) -> bool:
+    return not call["train"] or call["p"] == 0
+
+
+row("aten.dropout", "aten.alpha_dropout", "aten.feature_dropout", labels=identity, transport=True, identity=_keeps_all)
 row(
-    "aten.dropout", "aten.alpha_dropout", "aten.feature_dropout", "aten.clone", "aten.contiguous", "aten.detach",
+    "aten.clone", "aten.contiguous", "aten.detach",
     "aten.to", "aten._to_copy", "aten.alias", "aten.lift_fresh_copy", "aten.type_as", "aten.float", "aten.double",
     "aten.half", "aten.positive", "aten.lift",
     labels=identity, transport=True,

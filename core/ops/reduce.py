@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from coppice.core.calls import Call
-from coppice.core.labels import Axis, Flow, Label, axis_size, free, keep_zero
+from coppice.core.labels import Axis, Flow, Label, axis_size, forget, free, keep_zero
 from coppice.core.ops import row
 
 
@@ -48,6 +48,12 @@ def _count(flow: Flow, call: Call) -> Label:
     return _reduce(flow, call, additive=False)
 
 
+def _log_sum(flow: Flow, call: Call) -> Label:
+    """A logarithm of a sum of exponentials: that of zeros is the logarithm of their number."""
+    label = _count(flow, call)
+    return Label(tuple(forget(axis) for axis in label.axes), label.static)
+
+
 def _along(flow: Flow, call: Call) -> Label:
     """Shape-keeping ops whose result at one position depends on the others along ``dim``: softmax, cumsum."""
     x = flow.of(call.tensors()[0][1])
@@ -58,7 +64,7 @@ def _along(flow: Flow, call: Call) -> Label:
             flow.freeze_axis(axis, f"is compared with the others of its axis by `{call.node.name}`")
             axes.append(axis)
         else:
-            axes.append(tuple(f.with_carry(np.full(f.size, np.nan)) for f in axis))
+            axes.append(forget(axis))
     return Label(tuple(axes), x.static)
 
 
@@ -96,8 +102,9 @@ row("aten.cosine_similarity", labels=_similarity)
 row("aten.sum", "aten.linalg_vector_norm", "aten.norm", labels=_sum)
 row(
     "aten.mean", "aten.amax", "aten.amin", "aten.max.default", "aten.min.default", "aten.var", "aten.std", "aten.prod",
-    "aten.logsumexp", "aten.argmax", "aten.argmin", "aten.any", "aten.all", "aten.count_nonzero",
+    "aten.argmax", "aten.argmin", "aten.any", "aten.all", "aten.count_nonzero",
     labels=_count,
 )  # fmt: skip
+row("aten.logsumexp", labels=_log_sum)
 row("aten.softmax", "aten.log_softmax", "aten._softmax", "aten._log_softmax", labels=_along)
 row("aten.cumsum", labels=_cumulative)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coppice.core.calls import Call
-from coppice.core.labels import Flow, Label, free, keep_zero
+from coppice.core.labels import Flow, Label, forget, free, keep_zero
 from coppice.core.ops import row
 
 
@@ -17,9 +17,9 @@ def _window(rank: int):  # type: ignore[no-untyped-def]
             flow.freeze_axis(axis, "is a position in space")
         value = call.node.meta["value"]
         values = value if isinstance(value, tuple) else (value,)
-        out = tuple(
-            Label((*(keep_zero(a) for a in x.axes[:lead]), *(free(s) for s in v.shape[lead:])), x.static)
-            for v in values
+        out = tuple(  # the second result of a pooling holds places, which are not zero where the map is
+            Label((*map(forget if k else keep_zero, x.axes[:lead]), *map(free, v.shape[lead:])), x.static)
+            for k, v in enumerate(values)
         )
         return out if isinstance(value, tuple) else out[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,10 +12,10 @@ import torch
 from torch import fx
 
 from coppice.core.calls import Call
-from coppice.core.errors import UnsupportedError
 from coppice.core.graph import value_of
 from coppice.core.labels import (
     FIXED,
+    POISON,
     UNKNOWN,
     Axis,
     Factor,
@@ -71,7 +72,18 @@ def regroup(flow: Flow, axes: Sequence[Axis], shape: Sequence[int]) -> tuple[Axi
 
 def _reshape(flow: Flow, call: Call) -> Label:
     x = flow.of(call["self"])
-    return Label(regroup(flow, x.axes, call.out.shape), x.static)
+    axes = regroup(flow, x.axes, call.out.shape)
+    return Label(_writable(flow, call, axes, call.get("size") or call.get("shape") or ()), x.static)
+
+
+def _writable(flow: Flow, call: Call, axes: tuple[Axis, ...], given: Sequence[Any]) -> tuple[Axis, ...]:
+    """Hold units along dynamic sizes that a cut could not write: torch infers one size of a reshape, not two."""
+    dynamic = [k for k, entry in enumerate(given) if isinstance(entry, fx.Node) and labelled(axes[k])]
+    inferred = [k for k, entry in enumerate(given) if entry == -1 and call.out.symbols[k] is not None]
+    if len(dynamic) + len(inferred) < 2:
+        return axes
+    why = "is part of a reshape with two dynamic sizes"
+    return tuple(flow.held(a, axis_size(a), why) if k in dynamic else a for k, a in enumerate(axes))
 
 
 def _reshape_rewrite(call: Call, cut: Cut) -> Rewrite:
@@ -89,13 +101,17 @@ def _reshape_rewrite(call: Call, cut: Cut) -> Rewrite:
         for i in inferred:
             if isinstance(given[i], int) and call.out.symbols[i] is None:
                 new[i] = cut.count(out[i])
-        if sum(isinstance(entry, int) and entry == -1 for entry in new) > 1:
-            raise UnsupportedError(
-                "two sizes of a reshape would have to be inferred after the cut",
-                place=call.place,
-                remedy="trace with dynamic=False, or write the reshape with one dynamic size",
-            )
     return Rewrite({name: new})
+
+
+def _unflatten(flow: Flow, call: Call) -> Label:
+    x = flow.of(call["self"])
+    axes = list(regroup(flow, x.axes, call.out.shape))
+    dim = call["dim"] % len(x.axes)
+    for k, entry in enumerate(call["sizes"], start=dim):
+        if isinstance(entry, fx.Node):
+            axes[k] = flow.held(axes[k], axis_size(axes[k]), "is unflattened to a size that depends on the input's")
+    return Label(tuple(axes), x.static)
 
 
 def _unflatten_rewrite(call: Call, cut: Cut) -> Rewrite:
@@ -196,7 +212,7 @@ row(
     labels=_reshape, rewrite=_reshape_rewrite, transport=True,
 )  # fmt: skip
 row("aten.flatten", "aten.ravel", labels=_reshape, transport=True)
-row("aten.unflatten", labels=_reshape, rewrite=_unflatten_rewrite, transport=True)
+row("aten.unflatten", labels=_unflatten, rewrite=_unflatten_rewrite, transport=True)
 row("aten.expand", labels=_expand, rewrite=_expand_rewrite, transport=True)
 row("aten.expand_as", labels=_expand_as)
 row("aten.view_as", "aten.reshape_as", labels=_view_as)
@@ -380,7 +396,13 @@ def _getitem(flow: Flow, call: Call) -> Label:
     return chosen
 
 
-row("aten.slice", labels=_slice, rewrite=_slice_rewrite, transport=True)
+def _takes_all(call: Call) -> bool:
+    """Only for literal bounds: a symbolic one may be smaller at another batch size."""
+    bounds = (call.get("start"), call.get("end"), call.get("step", 1))
+    return bounds[0] in (None, 0) and bounds[1] in (None, sys.maxsize) and bounds[2] == 1
+
+
+row("aten.slice", labels=_slice, rewrite=_slice_rewrite, transport=True, identity=_takes_all)
 row("aten.select", labels=_select, rewrite=_select_rewrite, transport=True)
 row("aten.split", "aten.chunk", "aten.split_with_sizes", labels=_split, rewrite=_split_rewrite, transport=True)
 
@@ -393,7 +415,7 @@ def _glu(flow: Flow, call: Call) -> Label:
     gate = [take(flow, x.axes[dim], np.arange(half)), take(flow, x.axes[dim], np.arange(half, 2 * half))]
     axes = [keep_zero(axis) for axis in x.axes]
     axes[dim % rank] = tuple(
-        t.factor(lambda c: np.where((c[0] == 0) & np.isfinite(np.nan_to_num(c[1])), 0.0, UNKNOWN))
+        t.factor(lambda c: np.where(np.isinf(c).any(axis=0), POISON, np.where(c[0] == 0, 0.0, UNKNOWN)))
         for t in flow.tie(gate)
     )
     return Label(tuple(axes), x.static)

@@ -119,14 +119,17 @@ static void panel_over_slab(const coppice_spmm_f32_args *args, int64_t slab, blo
 #undef CASE
 }
 
-/* Whether rows can pass over x where it is: whole aligned vectors, and so few columns that they do not push each other
- * out of a first-level cache of 64 sets and 8 ways. Copying them would cost more than it saves. */
-static int stays_in_cache(const float *x, int64_t x_stride, int64_t columns, panel part) {
-    enum { line_bytes = 64, line = line_bytes / sizeof(float), sets = 64, ways = 8, most = 64 };
-    if (part.tail || (uintptr_t)x % line_bytes || x_stride % line || columns > most)
+/* Whether rows can pass over x where it is: in whole aligned vectors, without its rows pushing each other out of a
+ * first-level cache of 64 sets and 8 ways, and so few of them, or each used by so few entries, that a copy costs more
+ * than it saves. */
+static int fit_in_place(const coppice_spmm_f32_args *args, const float *x, int64_t columns, panel part) {
+    enum { line_bytes = 64, line = line_bytes / sizeof(float), sets = 64, ways = 8, few_columns = 64, few_uses = 12 };
+    if (part.tail || (uintptr_t)x % line_bytes || args->x_stride % line)
         return 0;
-    const int64_t pitch = x_stride / line, sets_between = pitch & -pitch;
-    return columns * (sets_between < sets ? sets_between : sets) <= sets * ways;
+    const int64_t pitch = args->x_stride / line, sets_apart = pitch & -pitch;
+    if (columns * (sets_apart < sets ? sets_apart : sets) > sets * ways)
+        return 0;
+    return columns <= few_columns || args->weight.entries < few_uses * args->weight.cols;
 }
 
 /* Copies `columns` rows of x to `to`, where they are contiguous, aligned and padded with zeros to whole vectors. */
@@ -186,8 +189,8 @@ static void spmm_f32_vectors(const coppice_spmm_f32_args *args) {
             block from = {packed, 0}; /* stays empty where the matrix has no column */
             if (width > 0) {
                 const float *x = args->x + column * args->x_stride + first;
-                from = stays_in_cache(x, args->x_stride, width, part) ? (block){x, args->x_stride}
-                                                                      : pack(x, args->x_stride, width, part, packed);
+                from = fit_in_place(args, x, width, part) ? (block){x, args->x_stride}
+                                                          : pack(x, args->x_stride, width, part, packed);
             }
             panel_over_slab(args, slab, from, part);
         }

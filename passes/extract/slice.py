@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from coppice.core.labels import Axis, Label, labelled
 from coppice.core.ops import lookup
 from coppice.core.solve import Bools
 from coppice.core.space import Space
+from coppice.passes.extract.tidy import TIDY
 
 
 class SpaceCut:
@@ -70,9 +72,17 @@ def cut(space: Space, config: Config) -> Extraction:
         if label is not None and node.op != "output":
             new.meta["value"] = _value(node.meta["value"], label, view)
     result = replace(
-        graph, fx=small, tensors=tensors, inputs=graph.inputs, model=None, notes=list(graph.notes), version=0
+        graph,
+        fx=small,
+        tensors=tensors,
+        aliases=dict(graph.aliases),
+        notes=list(graph.notes),
+        model=None,
+        spaces=WeakValueDictionary(),
+        version=0,
     )
     result.verify()
+    TIDY.run(result)
     return Extraction(result, kept, tuple(literals))
 
 

@@ -151,3 +151,8 @@ def test_fast_slab() -> None:
     assert fast_slab(768, 0.1) == 192
     assert fast_slab(1024, 0.02) == 512
     assert fast_slab(1 << 20, 0.0) == 65536
+    assert fast_slab(2048, 0.1, pixels=1) == 2048
+    assert fast_slab(1024, 0.1, pixels=16) == 512
+    assert fast_slab(1024, 0.1, pixels=49) == 205
+    assert fast_slab(1024, 0.1, pixels=10_000) == fast_slab(1024, 0.1)
+    assert CSR.of(np.eye(512, dtype=np.float32), pixels=1).slabs == 1
