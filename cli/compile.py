@@ -13,7 +13,7 @@ from coppice.cli.data import parse_inputs, read_calibration
 from coppice.cli.load import load_model
 from coppice.cli.options import Debug, Ignore, Inputs, Json
 from coppice.cli.show import Say, emit, line, number, share, table, working, written
-from coppice.core.errors import CoppiceError, UsageError
+from coppice.core.errors import CoppiceError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from coppice.api.subnet import Subnet
@@ -94,6 +94,12 @@ def _compile(settings: CompileSettings, say: Say) -> Subnet:
     from coppice.core.files import folder, write_text
 
     model, inputs = load_model(settings.model, parse_inputs(settings.input, settings.seed))
+    if {parameter.is_meta for parameter in model.parameters()} == {True}:
+        raise UnsupportedError(
+            "the model is on meta tensors: it has no weights to cut",
+            place=settings.model,
+            remedy="build it with its weights; `coppice explain` needs none",
+        )
     data = None
     if settings.calibration is not None:
         data = read_calibration(settings.calibration, model, inputs, settings.batch)
@@ -181,13 +187,10 @@ def _print(result: dict[str, Any]) -> None:
         line(f"and {len(widths) - SHOWN} more, in {Path(result['out']) / 'receipt.json'}")
     line()
     proof = result["equivalence"]
-    if proof is None:
-        line("equivalence: not checked, the model is on meta tensors")
-    else:
-        line(
-            f"equivalence: error {proof['error']:.1e}, allowed {proof['tolerance']:.0e} "
-            f"({proof['dtype']}, {proof['trials']} inputs, batches of {', '.join(map(str, proof['batches']))})"
-        )
+    line(
+        f"equivalence: error {proof['error']:.1e}, allowed {proof['tolerance']:.0e} "
+        f"({proof['dtype']}, {proof['trials']} inputs, batches of {', '.join(map(str, proof['batches']))})"
+    )
     module = result["module"]
     own = module["kind"] == "user"
     line(f"module: your class {module['class']}" if own else f"module: a GraphModule, because {module['why']}")

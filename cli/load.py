@@ -172,8 +172,10 @@ def _build(found: Any, target: str, file: str) -> Any:
 def _raised(what: str, error: BaseException, file: str) -> CoppiceError:
     """The user's exception as one of ours, at the deepest line of the user's own file."""
     lines = str(error).strip().splitlines()
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.endswith(file)]
-    where = f"{file}:{frames[-1].lineno} ({(frames[-1].line or '').strip()})" if frames else file
+    everything = traceback.extract_tb(error.__traceback__)
+    frames = [f for f in everything if f.filename.endswith(file)]
+    frames = frames or [f for f in everything if Path(f.filename).is_relative_to(Path.cwd())]
+    where = f"{frames[-1].filename}:{frames[-1].lineno} ({(frames[-1].line or '').strip()})" if frames else file
     if isinstance(error, SyntaxError):
         where = f"{error.filename or file}:{error.lineno}"
         lines = [error.msg]

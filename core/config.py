@@ -50,4 +50,11 @@ class Config(Mapping[str, tuple[int, ...]]):
 
     @classmethod
     def from_json(cls, text: str) -> Config:
-        return cls.of(json.loads(text))
+        """Read what `to_json` wrote; `UsageError` for any other text."""
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"it is not JSON: {error}", place="config") from None
+        if not isinstance(data, dict):
+            raise UsageError("it is no JSON object of family names and units", place="config")
+        return cls.of(data)

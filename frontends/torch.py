@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import linecache
 import logging
-import operator
-import re
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +15,8 @@ import torch.utils._pytree as pytree
 from torch import fx, nn
 
 from coppice.core.errors import TraceError, UsageError
-from coppice.core.graph import Graph, Value
+from coppice.core.graph import Graph
+from coppice.frontends.lift import is_library, lift
 
 Dynamic = bool | Mapping[str, Any] | tuple[Any, ...]
 
@@ -42,7 +40,7 @@ def trace(model: nn.Module, example_inputs: Any, *, dynamic: Dynamic = True, nam
     args, kwargs = _as_call(example_inputs)
     args, kwargs = _check(model, args, kwargs)
     exported, notes = _export(model, args, kwargs, dynamic)
-    graph = _lift(model, exported, name or type(model).__name__)
+    graph = lift(model, exported, name or type(model).__name__)
     graph.inputs, graph.model = (args, kwargs), model
     graph.notes += notes
     graph.erase_dead()
@@ -214,228 +212,8 @@ def _trace_error(model: nn.Module, error: Exception, args: Any, kwargs: Any) -> 
 def _user_line(error: BaseException) -> str:
     """``file:line (code)`` of the deepest frame outside torch."""
     frames = traceback.extract_tb(error.__traceback__)
-    outside = [f for f in frames if not _is_library(f.filename)]
+    outside = [f for f in frames if not is_library(f.filename)]
     if not outside:
         return ""
     last = outside[-1]
     return f"{last.filename}:{last.lineno} ({(last.line or '').strip()})"
-
-
-def _is_library(path: str) -> bool:
-    return bool(re.search(r"[/\\](torch|coppice|networkx)[/\\]", path)) or path.startswith("<") or path == __file__
-
-
-# ---- from the exported program to a graph --------------------------------------------------------------------------
-
-
-def _lift(model: nn.Module, program: torch.export.ExportedProgram, name: str) -> Graph:
-    """Rebuild the program as our language: tensors by canonical name, no in-place calls, no assertions."""
-    live = _live_tensors(model, program)
-    canonical: dict[int, str] = {}
-    tensors: dict[str, torch.Tensor] = {}
-    aliases: dict[str, str] = {}
-    signature = program.graph_signature
-    lifted = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    constants = {**signature.inputs_to_lifted_tensor_constants, **signature.inputs_to_lifted_custom_objs}
-    graph = fx.Graph()
-    env: dict[fx.Node, Any] = {}
-    attrs: dict[str, fx.Node] = {}
-    hints: dict[str, int] = {}
-    for key, tensor in live.items():
-        first = canonical.setdefault(id(tensor), key)
-        if first != key:
-            aliases[key] = first
-    source = _Functional(program)
-    for node in source.graph.nodes:
-        if node.op == "placeholder" and (node.name in lifted or node.name in constants):
-            key = str(lifted.get(node.name) or constants[node.name])
-            key = aliases.get(key, key)
-            if key not in attrs:
-                tensors[key] = live.get(key, program.constants.get(key))
-                attrs[key] = graph.create_node("get_attr", key, name=_identifier(key))
-                attrs[key].meta.update(
-                    value=Value(tuple(tensors[key].shape), tensors[key].dtype), source="", modules=()
-                )
-            env[node] = attrs[key]
-        elif node.op == "placeholder":
-            new = graph.create_node("placeholder", node.name, name=node.name)
-            new.meta.update(value=_value(node.meta.get("val"), hints), source="", modules=())
-            env[node] = new
-        elif node.op == "output":
-            wanted = [
-                s.arg.name for s in signature.output_specs if s.kind.name == "USER_OUTPUT" and hasattr(s.arg, "name")
-            ]
-            results = [a for a in node.args[0] if not isinstance(a, fx.Node) or source.original(a) in wanted]
-            new = graph.output(tuple(fx.map_arg(results, lambda n: env[n])))
-            new.meta.update(value=None, source="", modules=())
-        elif node.op == "call_function":
-            env[node] = _copy_call(graph, node, env, hints)
-        else:
-            raise TraceError(f"a node of kind {node.op} is left after export", place=str(node))
-    return Graph(
-        name=name,
-        fx=graph,
-        tensors=tensors,
-        aliases={a: c for a, c in aliases.items() if c in tensors},
-        in_spec=program.call_spec.in_spec,
-        out_spec=program.call_spec.out_spec,
-        symbol_hints=hints,
-        notes=source.notes,
-    )
-
-
-def _copy_call(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], hints: dict[str, int]) -> Any:
-    if _is_check(node.target):
-        return None
-    if _is_plain_copy(node.target):
-        return env[node.all_input_nodes[0]]
-    args: Any = fx.map_arg(node.args, lambda n: env[n])
-    kwargs: Any = fx.map_arg(node.kwargs, lambda n: env[n])
-    new = graph.create_node("call_function", node.target, args, kwargs, name=node.name)
-    new.meta.update(value=_value(node.meta.get("val"), hints), source=_source(node), modules=_modules(node))
-    return new
-
-
-def _live_tensors(model: nn.Module, program: torch.export.ExportedProgram) -> dict[str, torch.Tensor]:
-    live: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    live.update(model.named_buffers(remove_duplicate=False))
-    for key, tensor in (*program.state_dict.items(), *program.constants.items()):
-        if isinstance(tensor, torch.Tensor):
-            live.setdefault(key, tensor)
-    return live
-
-
-class _Functional:
-    """The program's graph without in-place calls: each becomes its functional twin, and later reads see the result."""
-
-    def __init__(self, program: torch.export.ExportedProgram) -> None:
-        self.graph = program.graph
-        self.notes: list[str] = []
-        self._names: dict[fx.Node, str] = {}
-        if any(_mutates(node) for node in program.graph.nodes) and not self._rename_in_place():
-            self.graph = program.run_decompositions({}).graph
-        mutated = [s.target for s in program.graph_signature.output_specs if s.kind.name == "BUFFER_MUTATION"]
-        if mutated:
-            self.notes.append(f"forward writes to {', '.join(map(str, mutated))}; the subnet keeps the traced value")
-
-    def original(self, node: fx.Node) -> str:
-        return self._names.get(node, node.name)
-
-    def _rename_in_place(self) -> bool:
-        """Swap ``add_`` for ``add`` where the written tensor is no view and has none; False if one is."""
-        graph = fx.Graph()
-        env: dict[fx.Node, fx.Node] = {}
-        for node in self.graph.nodes:
-            if not _mutates(node) or node.target is torch.ops.aten.detach_.default:
-                env[node] = graph.node_copy(node, lambda n: env[n])
-                self._names[env[node]] = node.name
-                continue
-            written, twin = node.args[0], _twin(node.target)
-            if (
-                twin is None
-                or not isinstance(written, fx.Node)
-                or written.op == "placeholder"
-                or _aliased(written, node)
-            ):
-                return False
-            new = graph.node_copy(node, lambda n: env[n])
-            new.target = twin
-            env[node] = env[written] = new
-            self._names[new] = node.name
-        self.graph = graph
-        return True
-
-
-def _mutates(node: fx.Node) -> bool:
-    target = node.target
-    return node.op == "call_function" and isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
-
-
-def _twin(target: Any) -> Any:
-    """``aten.add.Tensor`` for ``aten.add_.Tensor``; None where there is no such op."""
-    name = target._schema.name.split("::")[1]
-    packet = getattr(getattr(torch.ops, target.namespace), name.rstrip("_"), None) if name.endswith("_") else None
-    return getattr(packet, target._overloadname, None) if packet is not None else None
-
-
-def _aliased(written: fx.Node, writer: fx.Node) -> bool:
-    """Whether ``written`` may share memory with another value that is still read after ``writer``."""
-    chain = [written]
-    while chain:
-        node = chain.pop()
-        if _is_view(node):
-            return True
-        for user in node.users:
-            if user is not writer and _is_view(user):
-                return True
-    return False
-
-
-def _is_view(node: fx.Node) -> bool:
-    if node.target is operator.getitem:
-        return True
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload):
-        return False
-    aliases = any(r.alias_info is not None and not r.alias_info.is_write for r in target._schema.returns)
-    return aliases or target._schema.name in (
-        "aten::reshape", "aten::flatten", "aten::contiguous", "aten::to", "aten::chunk", "aten::dropout",
-    )  # fmt: skip
-
-
-def _is_check(target: Any) -> bool:
-    name = getattr(target, "__name__", str(target))
-    return "assert" in name or name.startswith("sym_constrain")
-
-
-def _is_plain_copy(target: Any) -> bool:
-    aten = torch.ops.aten
-    return target in (aten.lift_fresh_copy.default, aten.detach_.default, aten.detach.default, aten.alias.default)
-
-
-def _value(val: Any, hints: dict[str, int]) -> Any:
-    if isinstance(val, torch.Tensor):
-        sizes = [_size(s, hints) for s in val.shape]
-        return Value(tuple(s[0] for s in sizes), val.dtype, tuple(s[1] for s in sizes))
-    if isinstance(val, (list, tuple)):
-        return tuple(_value(v, hints) for v in val)
-    if isinstance(val, (torch.SymInt, int)) and not isinstance(val, bool):
-        return Value((), None, (), _size(val, hints)[0])
-    if isinstance(val, (torch.SymFloat, torch.SymBool, float, bool)):
-        return Value((), None)
-    return None
-
-
-def _size(size: int | torch.SymInt, hints: dict[str, int]) -> tuple[int, str | None]:
-    if isinstance(size, int):
-        return size, None
-    node = size.node
-    expression = node.expr
-    for symbol in expression.free_symbols:
-        if str(symbol) not in hints:
-            hint = (
-                node.shape_env.backed_var_to_val.get(symbol) if hasattr(node.shape_env, "backed_var_to_val") else None
-            )
-            hint = node.shape_env.var_to_val.get(symbol) if hint is None else hint
-            hints[str(symbol)] = int(hint) if hint is not None else 2
-    return int(node.hint) if node.hint is not None else 2, str(expression)
-
-
-def _identifier(name: str) -> str:
-    return re.sub(r"\W", "_", name)
-
-
-def _source(node: fx.Node) -> str:
-    """``file:line`` of the deepest line of the user's code that made ``node``."""
-    found = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    own = [(f, n) for f, n in found if not _is_library(f)]
-    if not own:
-        return ""
-    path, line = own[-1]
-    linecache.checkcache(path)
-    return f"{path.rsplit('/', 1)[-1]}:{line}"
-
-
-def _modules(node: fx.Node) -> tuple[str, ...]:
-    stack = node.meta.get("nn_module_stack") or {}
-    return tuple(entry[0] for entry in stack.values() if isinstance(entry, tuple) and "hook" not in str(entry[0]))

@@ -1,8 +1,9 @@
 """Measures ``spmm`` on real layer shapes against named peers; ``coppice bench`` prints what this returns.
 
 All kernels of one shape and sparsity take turns in one process on one thread, in a new order each round, so that heat
-and neighbours touch them alike. Each is first compared with fp64. Speedups are per round: the dense baseline's time
-over the kernel's time a moment apart; their 10th and 90th percentiles are the spread.
+and neighbours touch them alike. The clock is that thread's CPU time, which stands still while others have the core.
+Each kernel is first compared with fp64. Speedups are per round: the dense baseline's time over the kernel's time a
+moment apart; their 10th and 90th percentiles are the spread.
 """
 
 from __future__ import annotations
@@ -81,13 +82,18 @@ class Measurement:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """What ``run_bench`` measured, with all that is needed to read it."""
+    """What ``run_bench`` measured, with all that is needed to read it.
+
+    ``cpu_share`` is the CPU time of the run over its duration: well below 1, others had the core too, and the numbers
+    are noisier than they need be.
+    """
 
     machine: Machine
     baseline: str
     versions: dict[str, str]
     threads: int
     repetitions: int
+    cpu_share: float
     default_kernel: str
     measurements: tuple[Measurement, ...]
 
@@ -156,17 +162,20 @@ def run_bench(
             raise KernelError(f"{sparsity} is not in 0 .. 1", place="sparsities", remedy="0.9 means 90 % zeros")
     todo = [(shape, sparsity) for shape in (load_shapes() if shapes is None else shapes) for sparsity in sparsities]
     measurements: list[Measurement] = []
+    begin = time.perf_counter(), time.process_time()
     with _one_thread():
         for done, (shape, sparsity) in enumerate(todo):
             if progress is not None:
                 progress(done, len(todo), f"{shape.model} {shape.layer}, {sparsity:.0%} zeros")
             measurements += _measure(shape, sparsity, repetitions)
+    duration, busy = time.perf_counter() - begin[0], time.process_time() - begin[1]
     return BenchReport(
         machine=_machine(),
         baseline=BASELINE,
         versions={name: version(name) for name in ("torch", "scipy", "numba", "numpy")},
         threads=1,
         repetitions=repetitions,
+        cpu_share=round(busy / duration, 3),
         default_kernel=f"coppice {pick('spmm_f32', None).name}",
         measurements=tuple(measurements),
     )
@@ -179,7 +188,7 @@ def _measure(shape: Shape, sparsity: float, repetitions: int) -> list[Measuremen
     x = random.standard_normal((shape.cols, shape.pixels), np.float32)
     calls = _calls(weight, x)
     _verify(calls, weight, x)
-    inner = {name: ceil(SHORTEST / min(_time(call, 1) for _ in range(3))) for name, call in calls.items()}
+    inner = {name: ceil(SHORTEST / max(1e-7, min(_time(call, 1) for _ in range(3)))) for name, call in calls.items()}
     seconds = {name: np.empty(repetitions) for name in calls}
     names = list(calls)
     for repetition in range(repetitions):
@@ -256,10 +265,10 @@ def _verify(calls: dict[str, Call], weight: Array, x: Array) -> None:
 
 
 def _time(call: Call, inner: int) -> float:
-    begin = time.perf_counter()
+    begin = time.thread_time()
     for _ in range(inner):
         call()
-    return (time.perf_counter() - begin) / inner
+    return (time.thread_time() - begin) / inner
 
 
 @contextmanager

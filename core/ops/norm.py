@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from coppice.core.calls import Call
-from coppice.core.labels import POISON, UNKNOWN, Axis, Carry, Flow, Label, axis_size, forget, ids_of
+from coppice.core.labels import POISON, UNKNOWN, Axis, Carry, Flow, Label, axis_size, forget, free, ids_of
 from coppice.core.ops import Cut, Rewrite, row
 from coppice.core.ops.views import regroup
 
@@ -29,7 +29,7 @@ def per_channel(flow: Flow, channel: Axis, vectors: dict[str, Axis]) -> Axis:
     return tuple(tied.factor(carry) for tied in flow.tie([channel, *vectors.values()]))
 
 
-def _batch_norm(flow: Flow, call: Call) -> Label:
+def _normed(flow: Flow, call: Call) -> Label:
     """Statistics per channel (axis 1), running or of the batch; zero running mean and affine come with the unit."""
     x = flow.of(call["input"])
     at = 1 if len(x.axes) > 1 else 0
@@ -44,6 +44,12 @@ def _batch_norm(flow: Flow, call: Call) -> Label:
     if call.get("running_var") is not None:
         flow.consume(flow.of(call["running_var"]).axes[0])
     return Label(tuple(axes), x.static)
+
+
+def _batch_norm_parts(flow: Flow, call: Call) -> tuple[Label, ...]:
+    """The decomposed form: the result and two statistics that eval mode leaves empty."""
+    values = call.node.meta["value"]
+    return (_normed(flow, call), *(Label(tuple(free(size) for size in value.shape)) for value in values[1:]))
 
 
 def _layer_norm(flow: Flow, call: Call) -> Label:
@@ -104,7 +110,8 @@ def _weight_norm(flow: Flow, call: Call) -> Label:
 
 CHANNEL = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), ("channel",))
 
-row("aten.batch_norm", "aten.instance_norm", labels=_batch_norm, roles=CHANNEL)
+row("aten._native_batch_norm_legit_no_training", labels=_batch_norm_parts, roles=CHANNEL)
+row("aten.batch_norm", "aten.instance_norm", labels=_normed, roles=CHANNEL)
 row("aten.layer_norm", "aten.rms_norm", labels=_layer_norm, roles=CHANNEL)
 row("aten.group_norm", labels=_group_norm, rewrite=_group_norm_rewrite, roles=CHANNEL)
 row("aten._weight_norm", labels=_weight_norm)

@@ -20,6 +20,9 @@ FLOOR = 0.1
 SLACK = 0.002
 """A config that spends this close to the budget is not improved further."""
 
+STEPS = 16
+"""How many steps of one family may be traded for a step of another, dearer one."""
+
 
 def allocate(space: Space, scores: Mapping[str, Floats], budget: Budget) -> Config:
     """The config that meets ``budget`` and loses the least score for the cost it saves.
@@ -34,14 +37,15 @@ def allocate(space: Space, scores: Mapping[str, Floats], budget: Budget) -> Conf
             raise UsageError(
                 "a score is NaN or infinite", place=f"family {family.name}", remedy="check the calibration data"
             )
-    full = np.array([f.size for f in families], np.int64)
-    if not families or budget.met(_costs(space, full)):
-        return space.full()
+    most = np.array([f.widths[-1] for f in families], np.int64)
+    if not families or budget.met(_costs(space, most)):
+        return space.with_widths({f.name: f.widths[-1] for f in families}, scores)
     for floor in (FLOOR, 0.0):
         widths = _bisect(space, scores, budget, floor)
         if budget.met(_costs(space, widths)):
             break
     widths = _exchange(space, budget, _refill(space, scores, budget, widths))
+    widths = _refill(space, scores, budget, widths)  # a trade may have made room
     return space.with_widths({f.name: int(w) for f, w in zip(families, widths, strict=True)}, scores)
 
 
@@ -118,35 +122,48 @@ def _refill(space: Space, scores: Mapping[str, Floats], budget: Budget, widths: 
 
 
 def _exchange(space: Space, budget: Budget, widths: Ints) -> Ints:
-    """Trade a step down in one family for a step up in another while that brings the cost closer to the budget.
+    """Trade steps down in one family for a step up in another while that brings the cost closer to the budget.
 
     Removing single units leaves a gap of up to one unit's cost; trades between families of different cost close it.
+    Of several limits, the one spent most counts. One step is traded for one while that helps, then for several.
     """
-    families = space.families
-    metric, limit = budget.limits[0]
-    for _ in range(4 * len(families)):
-        spent = _costs(space, widths)[metric]
-        ups = [(k, up) for k, f in enumerate(families) if (up := _next(f, int(widths[k]))) is not None]
-        downs = [(k, down) for k, f in enumerate(families) if (down := _previous(f, int(widths[k]))) is not None]
-        if spent >= (1 - SLACK) * limit or len(ups) * len(downs) > 65536:
+    for _ in range(4 * len(space.families)):
+        if _spent(space, budget, widths[None, :])[0] >= 1 - SLACK:
             return widths
-        trials = [(i, up, j, down) for i, up in ups for j, down in downs if i != j]
-        if not trials:
+        better = _trade(space, budget, widths, 1)
+        better = _trade(space, budget, widths, STEPS) if better is None else better
+        if better is None:
             return widths
-        rows = np.repeat(widths[None, :], len(trials), axis=0)
-        for row, (i, up, j, down) in zip(rows, trials, strict=True):
-            row[i], row[j] = up, down
-        costs = space.cost(rows)
-        fits = np.all([costs[m] <= most * (1 + 1e-12) for m, most in budget.limits], axis=0)
-        best = int(np.argmax(np.where(fits, costs[metric], -np.inf)))
-        if not fits[best] or costs[metric][best] <= spent:
-            return widths
-        widths = rows[best]
+        widths = better
     return widths
 
 
-def _previous(family: Family, width: int) -> int | None:
-    return next((w for w in reversed(family.widths) if w < width), None)
+def _trade(space: Space, budget: Budget, widths: Ints, steps: int) -> Ints | None:
+    """The trade of one step up for at most ``steps`` down that uses most of the budget; None where none uses more."""
+    families = space.families
+    ups = [(k, up) for k, f in enumerate(families) if (up := _next(f, int(widths[k]))) is not None]
+    downs = [(k, down) for k, f in enumerate(families) for down in _below(f, int(widths[k]), steps)]
+    if len(ups) * len(downs) > 65536:
+        return None
+    trials = [(i, up, j, down) for i, up in ups for j, down in downs if i != j]
+    rows = np.repeat(widths[None, :], len(trials) + 1, axis=0)  # the last row trades nothing
+    for row, (i, up, j, down) in zip(rows, trials, strict=False):
+        row[i], row[j] = up, down
+    after = _spent(space, budget, rows)
+    best = int(np.argmax(np.where(after <= 1 + 1e-12, after, -np.inf)))
+    return rows[best] if after[best] > after[-1] else None
+
+
+def _spent(space: Space, budget: Budget, widths: Ints) -> Floats:
+    """float64[n]: the largest fraction of any limit that widths [n, families] use."""
+    costs = space.cost(widths)
+    shares: Floats = np.max([costs[metric] / limit for metric, limit in budget.limits], axis=0)
+    return shares
+
+
+def _below(family: Family, width: int, steps: int) -> list[int]:
+    """The ``steps`` allowed widths next below ``width``, or as many as there are."""
+    return [w for w in family.widths if w < width][-steps:]
 
 
 def _next(family: Family, width: int) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -101,9 +101,18 @@ def unit_scores(space: Space, score: Any, calibration: Iterable[Any] | None, los
         if score == "taylor":
             return taylor(space, calibration or (), loss)
         raise unknown_name("score", score, ("magnitude", "taylor", "random"))
+    if not isinstance(score, Mapping):
+        raise UsageError(
+            f"{score!r} is no score", place="score", remedy="give a name, or a dict from each family to its numbers"
+        )
+    for name in score:
+        space.family(name)
     result: Scores = {}
     for family in space.families:
-        given = np.asarray(score.get(family.name, ()), np.float64)
+        try:
+            given = np.asarray(score.get(family.name, ()), np.float64)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"scores must be numbers: {error}", place=f"family {family.name}") from None
         if given.shape != (family.size,):
             raise UsageError(f"expected {family.size} scores, got shape {given.shape}", place=f"family {family.name}")
         result[family.name] = given

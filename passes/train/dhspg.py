@@ -135,7 +135,7 @@ class DHSPG(torch.optim.Optimizer):
         grads = {n: t.grad for n, t in self._tensors.items() if t.grad is not None}
         index = self._all
         x = index.gather(self._tensors)
-        g = [grads[s.name].index_select(s.axis, s.where) if s.name in grads else None for s in index.slabs]
+        g = [index.select(i, grads[s.name]) if s.name in grads else None for i, s in enumerate(index.slabs)]
         dot = index.sums(lambda i: None if (own := g[i]) is None else x[i] * own)
         size = index.sums(lambda i: x[i].square()) * index.sums(
             lambda i: None if (own := g[i]) is None else own.square()
@@ -206,15 +206,16 @@ class DHSPG(torch.optim.Optimizer):
         return torch.where(xv < 0, wanted, torch.full_like(xv, self.strength))
 
     def _forget(self, index: UnitIndex) -> None:
-        """Momenta and second moments of zeroed units are zeroed with them."""
-        for key in ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "grad_avg"):
-            moments = {}
-            for name in index.names:
-                held = self.base.state.get(self._tensors[name], {}).get(key)
-                if isinstance(held, torch.Tensor) and held.shape == self._tensors[name].shape:
-                    moments[name] = held
-            if moments:
-                index.zero(moments, self._zeroed)
+        """Momenta and second moments of zeroed units, whatever ``base`` calls them, are zeroed with them."""
+        states = {name: self.base.state.get(self._tensors[name], {}) for name in index.names}
+        for key in {key for state in states.values() for key in state}:
+            held = {name: state.get(key) for name, state in states.items()}
+            moments = {
+                name: moment
+                for name, moment in held.items()
+                if isinstance(moment, torch.Tensor) and moment.shape == self._tensors[name].shape
+            }
+            index.zero(moments, self._zeroed)
 
     # ---- state -----------------------------------------------------------------------------------------------------
 

@@ -45,7 +45,12 @@ class UnitIndex:
 
     def gather(self, tensors: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
         """A copy of every slab's slice of ``tensors`` (shaped like the graph's), in the order of ``slabs``."""
-        return [tensors[s.name].detach().index_select(s.axis, s.where) for s in self.slabs]
+        return [self.select(i, tensors[slab.name]) for i, slab in enumerate(self.slabs)]
+
+    def select(self, i: int, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy of slab i's slice of ``tensor``, on its device."""
+        slab = self.slabs[i]
+        return tensor.detach().index_select(slab.axis, slab.where.to(tensor.device))
 
     def sums(self, slices: Callable[[int], torch.Tensor | None]) -> torch.Tensor:
         """float64[units]: ``slices(i)``, shaped like slab i, summed over each unit (None counts as zero)."""

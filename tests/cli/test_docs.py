@@ -48,7 +48,7 @@ def test_every_command_and_option_has_help() -> None:
 
 
 def test_the_exit_codes_are_those_of_the_errors() -> None:
-    kinds = [CoppiceError, *CoppiceError.__subclasses__()]
+    kinds: list[type[CoppiceError]] = [CoppiceError, *CoppiceError.__subclasses__()]
     codes = {0, 130} | {kind.exit_code for kind in kinds}
     documented = {int(code) for code in re.findall(r"^\| (\d+) \|", TEXT, re.MULTILINE)}
     assert documented == codes

@@ -63,6 +63,7 @@ def test_json_is_complete_and_anonymous() -> None:
     assert report["baseline"] == bench.BASELINE
     assert set(report["versions"]) == {"torch", "scipy", "numba", "numpy"}
     assert report["machine"]["cpu"]
+    assert report["cpu_share"] > 0
     assert report["machine"]["isa"] == kernels.isa()
     assert report["measurements"][0]["shape"]["layer"] == "layer"
     if platform.node():

@@ -1,0 +1,1 @@
+"""Budgets, scores and the allocator."""
