@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from typing import Any
 
 import torch
@@ -17,7 +18,9 @@ class Functional:
         self.notes: list[str] = []
         self._names: dict[fx.Node, str] = {}
         if any(_mutates(node) for node in program.graph.nodes) and not self._rename_in_place():
-            self.graph = program.run_decompositions({}).graph
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch copies tree specs of a class it has deprecated itself
+                self.graph = program.run_decompositions({}).graph
         mutated = [s.target for s in program.graph_signature.output_specs if s.kind.name == "BUFFER_MUTATION"]
         if mutated:
             self.notes.append(f"forward writes to {', '.join(map(str, mutated))}; the subnet keeps the traced value")

@@ -44,7 +44,7 @@ def allocate(space: Space, scores: Mapping[str, Floats], budget: Budget) -> Conf
         widths = _bisect(space, scores, budget, floor)
         if budget.met(_costs(space, widths)):
             break
-    widths = _exchange(space, budget, _refill(space, scores, budget, widths))
+    widths = _exchange(space, scores, budget, _refill(space, scores, budget, widths))
     widths = _refill(space, scores, budget, widths)  # a trade may have made room
     return space.with_widths({f.name: int(w) for f, w in zip(families, widths, strict=True)}, scores)
 
@@ -121,31 +121,41 @@ def _refill(space: Space, scores: Mapping[str, Floats], budget: Budget, widths: 
         widths = trials[int(np.argmax(np.where(fits, gain, -np.inf)))]
 
 
-def _exchange(space: Space, budget: Budget, widths: Ints) -> Ints:
+def _exchange(space: Space, scores: Mapping[str, Floats], budget: Budget, widths: Ints) -> Ints:
     """Trade steps down in one family for a step up in another while that brings the cost closer to the budget.
 
     Removing single units leaves a gap of up to one unit's cost; trades between families of different cost close it.
-    Of several limits, the one spent most counts. One step is traded for one while that helps, then for several.
+    Of several limits, the one spent most counts. One step is traded for one while that helps; then for several, if the
+    units that come back score at least as much as those that leave.
     """
+    prefixes = [np.concatenate([[0.0], np.cumsum(-np.sort(-np.asarray(scores[f.name])))]) for f in space.families]
     for _ in range(4 * len(space.families)):
         if _spent(space, budget, widths[None, :])[0] >= 1 - SLACK:
             return widths
         better = _trade(space, budget, widths, 1)
-        better = _trade(space, budget, widths, STEPS) if better is None else better
+        better = _trade(space, budget, widths, STEPS, prefixes) if better is None else better
         if better is None:
             return widths
         widths = better
     return widths
 
 
-def _trade(space: Space, budget: Budget, widths: Ints, steps: int) -> Ints | None:
-    """The trade of one step up for at most ``steps`` down that uses most of the budget; None where none uses more."""
+def _trade(
+    space: Space, budget: Budget, widths: Ints, steps: int, prefixes: list[Floats] | None = None
+) -> Ints | None:
+    """The trade of one step up for at most ``steps`` down that uses most of the budget; None where none uses more.
+
+    ``prefixes[k][n]`` is the score of the n best units of family k; with it, trades that lose score do not count.
+    """
     families = space.families
     ups = [(k, up) for k, f in enumerate(families) if (up := _next(f, int(widths[k]))) is not None]
     downs = [(k, down) for k, f in enumerate(families) for down in _below(f, int(widths[k]), steps)]
     if len(ups) * len(downs) > 65536:
         return None
     trials = [(i, up, j, down) for i, up in ups for j, down in downs if i != j]
+    if prefixes is not None:
+        left = [p - p[w] for p, w in zip(prefixes, widths, strict=True)]
+        trials = [(i, up, j, down) for i, up, j, down in trials if left[i][up] + left[j][down] >= 0]
     rows = np.repeat(widths[None, :], len(trials) + 1, axis=0)  # the last row trades nothing
     for row, (i, up, j, down) in zip(rows, trials, strict=False):
         row[i], row[j] = up, down

@@ -46,7 +46,8 @@ def taylor(space: Space, calibration: Iterable[Any], loss: Loss | None = None) -
     totals = {name: torch.zeros_like(tensors[name]) for name in wanted}
     count = 0
     for args, kwargs, targets in batches(space, calibration):
-        value = (loss or default_loss)(space.graph.run(*args, tensors=tensors, **kwargs), targets)
+        with torch.enable_grad():
+            value = (loss or default_loss)(space.graph.run(*args, tensors=tensors, **kwargs), targets)
         grads = torch.autograd.grad(value, [tensors[n] for n in wanted], allow_unused=True)
         for name, grad in zip(wanted, grads, strict=True):
             if grad is not None:
