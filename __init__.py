@@ -32,7 +32,28 @@ _HOMES = {
     "UsageError": "coppice.core.errors",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "DHSPG",
+    "BudgetError",
+    "Config",
+    "CoppiceError",
+    "EquivalenceError",
+    "Graph",
+    "Space",
+    "Subnet",
+    "TraceError",
+    "UnsupportedError",
+    "UsageError",
+    "__version__",
+    "build_space",
+    "compress",
+    "explain",
+    "extract",
+    "load",
+    "prune",
+    "recalibrate",
+    "trace",
+]
 
 if TYPE_CHECKING:
     from coppice.api.compress import compress

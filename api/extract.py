@@ -19,6 +19,7 @@ from coppice.core.errors import EquivalenceError, UsageError
 from coppice.core.extraction import Extraction
 from coppice.core.graph import Graph
 from coppice.core.space import Space
+from coppice.frontends.torch import tracing_mode
 from coppice.passes.extract.check import TOLERANCE, Agreement, compare, difference, inputs_like
 from coppice.passes.extract.slice import cut
 from coppice.passes.space.build import build_space
@@ -47,6 +48,12 @@ def extract(
         what = type(config).__name__
         raise UsageError(
             f"expected a Config, got {what}", place="extract", remedy="use space.uniform(0.5), for example"
+        )
+    if not isinstance(graph, (Graph, Space)):
+        raise UsageError(
+            f"expected a Graph or Space, got {type(graph).__name__}",
+            place="extract",
+            remedy="coppice.trace the model first",
         )
     owner = graph if isinstance(graph, Space) else space or graph.spaces.get(config.space) or build_space(graph)
     config = owner.check(config)
@@ -94,7 +101,7 @@ def _module(graph: Graph, extraction: Extraction) -> tuple[nn.Module, str, str]:
             return own, "user", "not run: meta tensors"
         dtypes = {t.dtype for t in extraction.graph.tensors.values() if t.is_floating_point()}
         allowed = max((MODULE_TOLERANCE.get(d, 1e-4) for d in dtypes), default=1e-4)
-        with torch.no_grad():
+        with tracing_mode(own):
             for args, kwargs in inputs_like(graph, 1, 1):
                 gap = difference(fallback(*args, **kwargs), own(*args, **kwargs))
                 if not gap <= allowed:

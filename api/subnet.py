@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -26,6 +27,19 @@ from coppice.core.text import from_text, to_text
 FORMAT = 1
 WEIGHTS, GRAPH, RECEIPT, ONNX = "weights.safetensors", "graph.json", "receipt.json", "model.onnx"
 MAX_JSON = 256 << 20
+
+
+class GraphFile(BaseModel):
+    """``graph.json``: the text form by lines, other names of shared tensors, and how inputs and outputs nest."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format: int
+    aliases: dict[str, str]
+    parameters: list[str]
+    inputs: Any
+    outputs: Any
+    graph: list[str]
 
 
 class Subnet:
@@ -81,16 +95,22 @@ class Subnet:
             raise UnsupportedError("a subnet on meta tensors has no weights to save", place=str(path))
         tensors = self.tensors()
         text = json.dumps(
-            {
-                "format": FORMAT,
-                "aliases": self.graph.aliases,
-                "parameters": sorted(n for n, t in tensors.items() if isinstance(t, nn.Parameter)),
-                "inputs": spec_to_json(self.graph.in_spec),
-                "outputs": spec_to_json(self.graph.out_spec),
-                "graph": to_text(self.graph).splitlines(),
-            },
+            GraphFile(
+                format=FORMAT,
+                aliases=self.graph.aliases,
+                parameters=sorted(n for n, t in tensors.items() if isinstance(t, nn.Parameter)),
+                inputs=spec_to_json(self.graph.in_spec),
+                outputs=spec_to_json(self.graph.out_spec),
+                graph=to_text(self.graph).splitlines(),
+            ).model_dump(),
             indent=1,
         )
+        if path.is_dir() and any(path.iterdir()) and not (path / RECEIPT).is_file():
+            raise UsageError(
+                "the folder holds something that is not a subnet",
+                place=str(path),
+                remedy="give a new folder; only an empty folder or an older subnet is replaced",
+            )
         with folder(path) as inside:
             save_file({n: t.detach().contiguous().clone() for n, t in tensors.items()}, str(inside / WEIGHTS))
             (inside / GRAPH).write_text(text, encoding="utf-8")
@@ -132,8 +152,7 @@ def load(path: str | Path) -> Subnet:
         if not (path / name).is_file():
             raise UsageError(f"{name} is missing", place=str(path), remedy="give a folder that Subnet.save wrote")
     receipt, data = _json(path / RECEIPT), _json(path / GRAPH)
-    if data.get("format") != FORMAT:
-        raise UsageError(f"format {data.get('format')!r} is not {FORMAT}", place=str(path / GRAPH))
+    stored = _stored(data, path / GRAPH)
     digests = (
         (GRAPH, "graph_sha256", hashlib.sha256((path / GRAPH).read_bytes()).hexdigest()),
         (WEIGHTS, "weights_sha256", hashlib.sha256((path / WEIGHTS).read_bytes()).hexdigest()),
@@ -145,24 +164,35 @@ def load(path: str | Path) -> Subnet:
                 place=str(path / name),
                 remedy="the file was changed or damaged after it was saved; save the subnet again",
             )
-    parameters = set(data.get("parameters", []))
+    parameters = set(stored.parameters)
     try:
         with safe_open(str(path / WEIGHTS), framework="pt") as file:
             tensors = {name: _typed(file.get_tensor(name), name in parameters) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UsageError(f"not a safetensors file: {error}", place=str(path / WEIGHTS)) from None
     graph = from_text(
-        "\n".join(map(str, data["graph"])) + "\n",
+        "\n".join(stored.graph) + "\n",
         tensors,
-        in_spec=spec_from_json(data["inputs"]),
-        out_spec=spec_from_json(data["outputs"]),
-        aliases={str(a): str(c) for a, c in data.get("aliases", {}).items()},
+        in_spec=spec_from_json(stored.inputs),
+        out_spec=spec_from_json(stored.outputs),
+        aliases=stored.aliases,
     )
     return Subnet(graph, graph_model(graph), receipt)
 
 
 def _typed(tensor: torch.Tensor, parameter: bool) -> torch.Tensor:
     return nn.Parameter(tensor, requires_grad=tensor.is_floating_point()) if parameter else tensor
+
+
+def _stored(data: dict[str, Any], path: Path) -> GraphFile:
+    if data.get("format") != FORMAT:
+        raise UsageError(f"format {data.get('format')!r} is not {FORMAT}", place=str(path))
+    try:
+        return GraphFile.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UsageError(f"{where}: {first['msg']}", place=str(path), remedy="save the subnet again") from None
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Budget:
 def resolve(budget: BudgetLike, space: Space) -> Budget:
     """Turn ``{"macs": "50%", "params": "1.2M"}`` into absolute limits, and check that the space can meet them.
 
-    A percentage is of the full model; numbers may end in k, M, G, KB, KiB and so on; a float below 1 is a fraction.
+    A percentage is of the full model; numbers may end in k, M, G, KB, KiB and so on; one below 1 is a fraction.
     Raises `UsageError` for what is no budget, `BudgetError` (with the closest reachable cost) for one out of reach.
     """
     if not isinstance(budget, Mapping) or not budget:
@@ -70,8 +70,10 @@ def _amount(metric: str, value: str | int | float, full: float) -> float:
         found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*(%|[a-zA-Z]*)\s*", value)
         if found is None or (found[2] != "%" and found[2].lower() not in UNITS):
             raise UsageError(f"{value!r} is no amount", place=place, remedy=remedy)
-        amount = float(found[1]) * (full / 100 if found[2] == "%" else UNITS[found[2].lower()])
-        if found[2] == "%" and not 0 < float(found[1]) <= 100:
+        number, unit = float(found[1]), found[2]
+        fraction = not unit and number < 1
+        amount = number * (full / 100 if unit == "%" else full if fraction else UNITS[unit.lower()])
+        if unit == "%" and not 0 < number <= 100:
             raise UsageError("a percentage must be above 0 and at most 100", place=place, remedy=remedy)
     else:
         amount = float(value) * (full if isinstance(value, float) and value < 1 else 1.0)

@@ -187,7 +187,25 @@ class Graph:
                 place=self.name,
                 remedy="call with inputs nested like the example inputs",
             )
+        for x, node in zip(flat, self.placeholders(), strict=True):
+            _check_input(x, node, self.name)
         return flat
+
+
+def _check_input(x: Any, node: Node, name: str) -> None:
+    value = node.meta["value"]
+    if not isinstance(value, Value) or value.dtype is None or not isinstance(x, torch.Tensor):
+        return
+    fits = x.ndim == len(value.shape) and all(
+        symbol is not None or size == own for size, own, symbol in zip(x.shape, value.shape, value.symbols, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join(symbol or str(size) for size, symbol in zip(value.shape, value.symbols, strict=True))
+        raise UsageError(
+            f"input {node.target} has shape {tuple(x.shape)}, and the graph takes ({wanted})",
+            place=name,
+            remedy="give inputs shaped like the example inputs; named sizes may vary",
+        )
 
 
 def describe(node: Node) -> str:

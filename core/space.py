@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,6 +32,8 @@ class Slice:
     axis: int
     role: str
     masked: bool
+    per_unit: int = 1
+    """How many positions of the axis leave with one unit (a head takes its whole run of channels)."""
 
     def __str__(self) -> str:
         return f"{self.tensor}[{self.role}]"
@@ -40,7 +43,8 @@ class Slice:
 class Family:
     """Interchangeable units. ``classes[i]`` is unit i's class in the solution; ``slices`` are all axes it touches.
 
-    ``minimum`` units at least stay, and widths are multiples of ``round_to`` (or all units).
+    ``minimum`` units at least stay. ``round_to`` counts positions along the axes that the family cuts: channels, of
+    which a head holds many, so that widths are multiples of ``step`` units (or all units).
     """
 
     name: str
@@ -54,11 +58,16 @@ class Family:
     def size(self) -> int:
         return len(self.classes)
 
+    @property
+    def step(self) -> int:
+        """The smallest number of units that changes every axis by a multiple of ``round_to``."""
+        return max((self.round_to // math.gcd(self.round_to, s.per_unit) for s in self.slices), default=1)
+
     @cached_property
     def widths(self) -> tuple[int, ...]:
         """The allowed numbers of units, ascending."""
         top = self.maximum or self.size
-        allowed = [n for n in range(self.round_to, top + 1, self.round_to) if n >= self.minimum]
+        allowed = [n for n in range(self.step, top + 1, self.step) if n >= self.minimum]
         return tuple(sorted({*allowed, top}))
 
     def at_most(self, width: float) -> int:
@@ -266,6 +275,7 @@ class Space:
 
         ``configs`` is one config, several, or an int array [n, families] of widths in the order of ``families``.
         """
+        self.graph.expect(self.version, "this space")
         if isinstance(configs, Config):
             configs = [configs]
         if isinstance(configs, list):

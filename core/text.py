@@ -147,6 +147,9 @@ def from_text(
     parser = _Parser(tensors)
     graph = parser.function(tree.body[0])
     count = len(parser.inputs)
+    for kind, spec, found in (("inputs", in_spec, count), ("outputs", out_spec, len(parser.returned))):
+        if spec is not None and spec.num_leaves != found:
+            raise UsageError(f"the text has {found} {kind}, its structure {spec.num_leaves}", place="graph text")
     default_in = pytree.tree_structure((tuple(range(count)), {}))
     result = Graph(
         name=tree.body[0].name,

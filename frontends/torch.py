@@ -105,7 +105,7 @@ def _listed(names: set[str]) -> str:
 def _export(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Dynamic
 ) -> tuple[torch.export.ExportedProgram, list[str]]:
-    notes: list[str] = []
+    notes = ["config.use_cache was off while tracing: the graph returns no cache"] if _caches(model) else []
     attempts: list[tuple[Any, Any, Any]] = []
     if dynamic is True:
         batched, shapes = _batch(args, kwargs)
@@ -115,7 +115,7 @@ def _export(
     else:
         attempts.append((args, kwargs, None if dynamic is False else dynamic))
     failure: Exception | None = None
-    with _eval_mode(model), _quiet(), warnings.catch_warnings():
+    with tracing_mode(model), _quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         makers: tuple[Callable[[], nn.Module], ...] = (lambda: model, lambda: _symbolic(model))
         for make in makers:
@@ -160,14 +160,25 @@ def _batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, An
     return wide, shapes[1] if kwargs else shapes[0]
 
 
+def _caches(model: nn.Module) -> bool:
+    """Whether ``model`` returns a cache unless told not to, as transformers' decoders do."""
+    return getattr(getattr(model, "config", None), "use_cache", None) is True
+
+
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
+def tracing_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients, and without the key-value cache that a graph cannot return; undone on leaving."""
     training = [(module, module.training) for module in model.modules()]
+    cached = _caches(model)
     model.eval()
     try:
+        if cached:
+            model.config.use_cache = False  # type: ignore[union-attr]
         with torch.no_grad():
             yield
     finally:
+        if cached:
+            model.config.use_cache = True  # type: ignore[union-attr]
         for module, flag in training:
             module.training = flag
 
@@ -192,7 +203,7 @@ def _first_line(error: Exception | None) -> str:
 def _trace_error(model: nn.Module, error: Exception, args: Any, kwargs: Any) -> Exception:
     """Say where in the user's code tracing stopped; inputs that do not even run eagerly are a `UsageError`."""
     try:
-        with _eval_mode(model):
+        with tracing_mode(model):
             model(*args, **kwargs)
     except Exception as eager:  # noqa: BLE001
         shapes = [tuple(x.shape) for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]

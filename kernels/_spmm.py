@@ -51,9 +51,8 @@ def spmm(
         IsaError: the variant is unknown, or cannot run here.
         KernelsUnavailable: there is neither a C library nor numba.
     """
-    inputs = _array("x", x, 2)
     if out is None:
-        out = _empty_like(x, (weight.rows, inputs.shape[1]))
+        out = _empty_like(x, (_matrix(weight).rows, _array("x", x, 2).shape[1]))
     bind(weight, x, out=out, bias=bias, residual=residual, activation=activation, variant=variant)()
     return out
 
@@ -70,7 +69,7 @@ def bind(
 ) -> Callable[[], None]:
     """Checks the arguments of :func:`spmm` once and returns the call, to be made many times on the same buffers."""
     inputs, outputs = _array("x", x, 2), _array("out", out, 2)
-    _shaped("x", inputs, (weight.cols, inputs.shape[1]))
+    _shaped("x", inputs, (_matrix(weight).cols, inputs.shape[1]))
     _shaped("out", outputs, (weight.rows, inputs.shape[1]))
     biases = None if bias is None else _shaped("bias", _array("bias", bias, 1), (weight.rows,))
     residuals = None if residual is None else _shaped("residual", _array("residual", residual, 2), outputs.shape)
@@ -138,6 +137,13 @@ def _bind_numba(
     from coppice.kernels.numba.spmm import spmm_f32
 
     return lambda: spmm_f32(weight, x, out, bias, residual, bounds, (_stride(x), _stride(out)))
+
+
+def _matrix(weight: Any) -> CSR:
+    if not isinstance(weight, CSR):
+        fact = f"it is a {type(weight).__name__}"
+        raise KernelError(fact, place="weight", remedy="build one with CSR.of(weight), once")
+    return weight
 
 
 def _array(name: str, value: Any, dimensions: int) -> Array:

@@ -140,9 +140,7 @@ def _exchange(space: Space, scores: Mapping[str, Floats], budget: Budget, widths
     return widths
 
 
-def _trade(
-    space: Space, budget: Budget, widths: Ints, steps: int, prefixes: list[Floats] | None = None
-) -> Ints | None:
+def _trade(space: Space, budget: Budget, widths: Ints, steps: int, prefixes: list[Floats] | None = None) -> Ints | None:
     """The trade of one step up for at most ``steps`` down that uses most of the budget; None where none uses more.
 
     ``prefixes[k][n]`` is the score of the n best units of family k; with it, trades that lose score do not count.

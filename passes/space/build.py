@@ -36,11 +36,17 @@ def build_space(
     """The space of subnets of ``graph``.
 
     ``ignore`` names what keeps all its outputs: parameter or module names, glob patterns, compiled regexes, module
-    types or instances. ``round_to`` makes widths multiples of it. ``bounds`` maps family or module names to the least
-    width that may stay (an int, or a fraction of the family), or to (least, most).
+    types or instances. ``round_to`` makes the channels of every cut axis a multiple of it. ``bounds`` maps family or
+    module names to the least width that may stay (an int, or a fraction of the family), or to (least, most).
 
     Raises `UnsupportedError` for a model without parameters, `UsageError` for names that match nothing.
     """
+    if not isinstance(graph, Graph):
+        raise UsageError(
+            f"expected a Graph, got {type(graph).__name__}",
+            place="build_space",
+            remedy="coppice.trace(model, inputs) first",
+        )
     if not graph.parameters():
         raise UnsupportedError(
             "the model has no parameters that its output depends on",
@@ -108,8 +114,9 @@ def _families(analysis: Analysis, solution: Solution, leaves: Ids, roles: Roles,
         rows = leaves[solution.class_of[ids]]
         owner = np.where(rows >= 0, family_of[rows], -1)
         for f in np.unique(owner[owner >= 0]).tolist():
-            masked = bool(analysis.masked[ids[(owner == f).any(axis=1)]].any())
-            slices[f].append(Slice(name, k, roles(name, k), masked))
+            hit = (owner == f).any(axis=1)
+            masked = bool(analysis.masked[ids[hit]].any())
+            slices[f].append(Slice(name, k, roles(name, k), masked, max(1, int(hit.sum()) // int((rank == f).sum()))))
     taken: set[str] = set()
     return tuple(
         Family(_unique(_family_name(own), taken), units[rank == f], tuple(own), 1, 0, round_to)
@@ -232,6 +239,10 @@ def _bounded(families: tuple[Family, ...], bounds: Mapping[str, Bound]) -> tuple
 
 
 def _width(bound: int | float, family: Family, up: bool) -> int:
+    if isinstance(bound, bool) or not isinstance(bound, (int, float)):
+        raise UsageError(
+            f"{bound!r} is no width", place=f"bound of {family.name}", remedy="give a number of units, or a fraction"
+        )
     exact = bound * family.size if isinstance(bound, float) else bound
     width = int(np.ceil(exact - 1e-9) if up else np.floor(exact + 1e-9))
     if not 1 <= width <= family.size:

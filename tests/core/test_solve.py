@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import DataObject, DrawFn
+
 from coppice.core.labels import FIXED, Axis, Flow, Grid, Ids, Reason, axis_size
 from coppice.core.ops.views import concatenate, regroup, take
 from coppice.core.solve import EMPTY, NESTED, Bools, Solution, solve
 from coppice.passes.space.families import leaf_table
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.strategies import DataObject, DrawFn
 
 WHY = Reason("must stay for the test")
 

@@ -197,6 +197,12 @@ def test_refused(place: str, fact: str, arguments: dict[str, Any]) -> None:
     assert caught.value.remedy in str(caught.value)
 
 
+def test_a_dense_weight_is_refused() -> None:
+    """Building the sparse one at every call would cost more than the product."""
+    with pytest.raises(kernels.KernelError, match="weight: it is a ndarray"):
+        spmm(np.eye(4, dtype=np.float32), X)  # type: ignore[arg-type]
+
+
 def test_residual_that_half_overlaps_out_is_refused() -> None:
     memory = np.zeros((3, 12), np.float32)
     with pytest.raises(kernels.KernelError, match="overlaps residual"):

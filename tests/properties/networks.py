@@ -10,11 +10,11 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor, nn
-from zoo.case import randomise
 
 from properties.blocks import Apply
 from properties.dice import Dice
 from properties.layers import LAYERS, Shape, fits, fresh_conv
+from zoo.case import randomise
 
 INPUTS: tuple[Shape, ...] = ((3, 4, 4), (5, 6), (7,))
 JOINS: dict[str, Callable[..., Tensor]] = {

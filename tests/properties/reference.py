@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from coppice import Config, Space
-from coppice.core.graph import Graph, Value
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
+
+from coppice import Config, Space
+from coppice.core.graph import Graph, Value
 
 Masks = Mapping[str, tuple["np.ndarray[Any, Any] | None", ...]]
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from coppice import Config, Graph, Space, build_space, trace
 from torch import Tensor, nn
 
+from coppice import Config, Graph, Space, build_space, trace
 from zoo import MODELS
 
 Ints = npt.NDArray[np.int64]

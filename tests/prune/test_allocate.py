@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from coppice import BudgetError, Config, Space, UsageError, build_space, prune
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from coppice import BudgetError, Config, Space, UsageError, build_space, prune
 from prune.nets import costs, every_width, full, growable, least, limits, space_of, tiny_graph, traced
 
-SMALL_UNITS = ["resnet20_pad", "densenet", "unet", "mobilenet_v2", "vit", "mixer", "digits", "bert"]
-ANY = [*SMALL_UNITS, "resnext", "shufflenet_v2", "convnext", "vgg_bn_7x7", "llama_tied", "espcn", "mlp_bn"]
+SMALL_UNITS = ["resnet20_pad", "densenet", "mobilenet_v2", "vit", "mixer", "digits", "bert"]
+ANY = [*SMALL_UNITS, "resnext", "convnext", "espcn", "mlp_bn", "tiny"]
 
 percentages = st.floats(5.0, 100.0).map(lambda p: f"{p!r}%")
 budgets = st.dictionaries(st.sampled_from(["macs", "params", "bytes"]), percentages, min_size=1, max_size=3)
@@ -24,7 +24,7 @@ def affordable(space: Space, budget: dict[str, str]) -> bool:
     return all(smallest[metric] <= limit for metric, limit in limits(space, budget).items())
 
 
-@settings(max_examples=150)
+@settings(max_examples=120)
 @given(st.sampled_from(ANY), st.sampled_from([1, 1, 4]), budgets, st.integers(0, 999))
 def test_any_budget_is_met_and_not_one_unit_more_leaves(
     name: str, round_to: int, budget: dict[str, str], seed: int
@@ -39,7 +39,9 @@ def test_any_budget_is_met_and_not_one_unit_more_leaves(
 
 
 @settings(max_examples=60)
-@given(st.sampled_from(SMALL_UNITS), st.floats(20.0, 99.0), st.sampled_from(["magnitude", "random"]), st.integers(0, 99))
+@given(
+    st.sampled_from(SMALL_UNITS), st.floats(20.0, 99.0), st.sampled_from(["magnitude", "random"]), st.integers(0, 99)
+)
 def test_the_budget_is_used_to_within_one_per_cent(name: str, percent: float, score: str, seed: int) -> None:
     space = space_of(name)
     spent = costs(space, prune(space, {"macs": f"{percent!r}%"}, score, seed=seed))["macs"]
@@ -64,21 +66,24 @@ def test_of_two_limits_the_one_that_binds_is_used_up() -> None:
 # ---- against trying everything -------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40)
-@given(st.sampled_from(["macs", "params"]), st.floats(0.15, 0.99), st.integers(0, 999))
-def test_brute_force_finds_nothing_much_better(metric: str, share: float, seed: int) -> None:
+@pytest.mark.parametrize("metric", ["macs", "params"])
+@pytest.mark.parametrize("share", [0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+def test_trying_everything_finds_nothing_much_better(metric: str, share: float) -> None:
     space = space_of("tiny")
-    scores = {f.name: np.random.default_rng([seed, k]).random(f.size) for k, f in enumerate(space.families)}
     widths = every_width(space)
     cost = space.cost(widths)[metric]
     limit = share * cost.max()
     fits = cost <= limit
-    config = prune(space, {metric: limit}, scores)
-    assert costs(space, config)[metric] >= 0.97 * cost[fits].max()
-    prefix = [np.concatenate([[0], np.cumsum(np.sort(scores[f.name])[::-1])]) for f in space.families]
-    kept = sum(p[widths[:, k]] for k, p in enumerate(prefix))
-    ours = sum(float(p[len(config[f.name])]) for p, f in zip(prefix, space.families, strict=True))
-    assert ours >= 0.75 * float(np.asarray(kept)[fits].max())
+    for seed in range(10):
+        scores = {f.name: np.random.default_rng([seed, k]).random(f.size) for k, f in enumerate(space.families)}
+        config = prune(space, {metric: limit}, scores)
+        chosen = np.array([len(config[f.name]) for f in space.families], np.int64)
+        dearest = space.costs.marginal(chosen, metric).max()
+        assert cost[fits].max() - dearest < costs(space, config)[metric] <= limit
+        best = [np.concatenate([[0], np.cumsum(np.sort(scores[f.name])[::-1])]) for f in space.families]
+        kept = np.sum([own[widths[:, k]] for k, own in enumerate(best)], axis=0)
+        ours = np.sum([own[chosen[k]] for k, own in enumerate(best)])
+        assert ours >= 0.9 * kept[fits].max()
 
 
 # ---- which units ---------------------------------------------------------------------------------------------------
@@ -97,17 +102,16 @@ def test_of_one_family_the_units_with_the_highest_scores_stay(name: str, share: 
         assert own[list(config[family.name])].min() >= own[gone].max(initial=-np.inf)
 
 
-def test_a_family_that_matters_more_keeps_more() -> None:
+@pytest.mark.parametrize("name", ["first", "second", "hidden"])
+def test_a_family_that_matters_more_keeps_more(name: str) -> None:
     space = space_of("tiny")
     flat = {f.name: np.ones(f.size) for f in space.families}
-    kept = {
-        loved: len(prune(space, {"macs": 0.5}, {**flat, loved: 100 * flat[loved]})[loved])
-        for loved in ("first", "second", "hidden")
-    }
-    even = prune(space, {"macs": 0.5}, flat).widths()
-    assert kept["first"] > even["first"]
-    assert kept["second"] > even["second"]
-    assert kept["hidden"] == space.family("hidden").size
+
+    def kept(factor: float) -> int:
+        return len(prune(space, {"macs": 0.5}, {**flat, name: factor * flat[name]})[name])
+
+    assert kept(0.01) < kept(100.0)
+    assert kept(0.01) <= kept(1.0) <= kept(100.0)
 
 
 def test_flat_scores_thin_every_layer_and_empty_none() -> None:

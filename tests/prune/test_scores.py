@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from coppice import Config, Graph, Space, UnsupportedError, UsageError, build_space, prune, trace
-from coppice.passes.prune.scores import magnitude, random, taylor, unit_scores
 from torch import Tensor, nn
 
+from coppice import Config, Graph, Space, UnsupportedError, UsageError, build_space, prune, trace
+from coppice.passes.prune.scores import magnitude, random, taylor, unit_scores
 from prune.nets import Tiny, space_of
 
 Batch = tuple[Tensor, Any]
@@ -117,9 +117,8 @@ def test_a_unit_that_does_nothing_scores_zero(model: nn.Module, space: Space) ->
     with torch.no_grad():
         model.get_parameter("second.weight")[4].zero_()
         model.get_parameter("second.bias")[4].zero_()
-    scores = taylor(space, batches(1, lambda: torch.randint(0, 3, (4,))))
-    assert scores["second"][4] == 0
-    assert 4 not in prune(space, {"macs": "90%"}, scores)["second"]
+    scores = taylor(space, batches(1, lambda: torch.randint(0, 3, (4,))))["second"]
+    assert np.flatnonzero(scores == 0).tolist() == [4]
 
 
 @pytest.mark.parametrize("calibration", [None, [], iter(())])
@@ -187,7 +186,7 @@ def test_magnitude_on_meta_tensors_keeps_the_first_units() -> None:
 
 def test_random_is_seeded_and_leaves_global_generators_alone() -> None:
     space = space_of("digits")
-    state = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index, union-attr]  # noqa: NPY002
+    state = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]  # noqa: NPY002
     first, again, other = random(space, 5), random(space, 5), random(space, 6)
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert not any(np.array_equal(first[name], other[name]) for name in first)
