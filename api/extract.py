@@ -71,20 +71,30 @@ def extract(
                 "involved in build_space(ignore=...)",
             )
     module, kind, why = _module(owner.graph, extraction)
-    reference_kind = "user" if kind == "user" or _copies(owner.graph) else "graph"
+    reference_kind = "user" if _reference_runs(owner.graph, masked) else "graph"
     receipt = _receipt(owner, config, agreement, tolerance, seed)
     receipt["module"] = {"kind": kind, "why": why, "reference": reference_kind, "class": type(module).__name__}
     return Subnet(extraction.graph, module, receipt, space=owner, config=config, masked=masked)
 
 
-def _copies(graph: Graph) -> bool:
-    if graph.model is None:
+def _reference_runs(graph: Graph, masked: dict[str, torch.Tensor]) -> bool:
+    """Whether a masked copy of the user's own module can be made, and computes what the masked graph does."""
+    if graph.model is None or graph.inputs is None:
         return False
     try:
-        with_tensors(graph.model, {}, {})
+        own = with_tensors(graph.model, masked, graph.aliases)
+        if graph.is_meta:
+            return True
+        args, kwargs = graph.inputs
+        with tracing_mode(own):
+            return difference(graph.run(*args, tensors=masked, **kwargs), own(*args, **kwargs)) <= _allowed(graph)
     except Exception:  # noqa: BLE001 (a user's module may refuse deepcopy in any way)
         return False
-    return True
+
+
+def _allowed(graph: Graph) -> float:
+    dtypes = {t.dtype for t in graph.tensors.values() if t.is_floating_point()}
+    return max((MODULE_TOLERANCE.get(d, 1e-4) for d in dtypes), default=1e-4)
 
 
 def _module(graph: Graph, extraction: Extraction) -> tuple[nn.Module, str, str]:
@@ -99,12 +109,10 @@ def _module(graph: Graph, extraction: Extraction) -> tuple[nn.Module, str, str]:
         repair(own, extraction.literals)
         if graph.is_meta:
             return own, "user", "not run: meta tensors"
-        dtypes = {t.dtype for t in extraction.graph.tensors.values() if t.is_floating_point()}
-        allowed = max((MODULE_TOLERANCE.get(d, 1e-4) for d in dtypes), default=1e-4)
         with tracing_mode(own):
             for args, kwargs in inputs_like(graph, 1, 1):
                 gap = difference(fallback(*args, **kwargs), own(*args, **kwargs))
-                if not gap <= allowed:
+                if not gap <= _allowed(graph):
                     return fallback, "graph", f"{type(own).__name__} runs at the new sizes but differs by {gap:.2g}"
     except Exception as error:  # noqa: BLE001 (whatever the user's forward raises at sizes it does not expect)
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]

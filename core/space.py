@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import fx
+from torch import fx, nn
 
 from coppice.core.config import Config
 from coppice.core.cost import CostModel
@@ -260,6 +260,9 @@ class Space:
                     result[name] = result[name].detach().clone()
                 where = torch.from_numpy(np.flatnonzero(zero)).to(result[name].device)
                 result[name].index_fill_(k, where, 0.0)
+            original = self.graph.tensors[name]
+            if isinstance(original, nn.Parameter) and result[name] is not original:
+                result[name] = nn.Parameter(result[name], original.requires_grad)
         return result
 
     def axis_keep(self, axis: Axis, gone: Bools) -> Bools:

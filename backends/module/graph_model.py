@@ -52,7 +52,8 @@ def place(root: nn.Module, name: str, tensor: torch.Tensor) -> None:
         if part not in owner._modules:
             owner.add_module(part, nn.Module())
         owner = owner.get_submodule(part)
-    if isinstance(tensor, nn.Parameter):
-        owner._parameters[leaf] = tensor
-    else:
-        owner._buffers[leaf] = tensor
+    held, other = owner._parameters, owner._buffers
+    if not isinstance(tensor, nn.Parameter):
+        held, other = other, held  # type: ignore[assignment]
+    other.pop(leaf, None)
+    held[leaf] = tensor  # type: ignore[assignment]

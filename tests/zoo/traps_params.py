@@ -158,7 +158,7 @@ CASES: list[Case] = [
     trap("spectral_norm_producer", FAMILY, "may", spectral, ("inp.*",), note="the power iteration's u is sliced"),
     trap("weight_norm_consumer", FAMILY, "expect_frozen", normed(False), ("inp.*",)),
     trap(
-        "hypernetwork", FAMILY, "may", Hypernetwork, ("generate.*",), frozen=("out.*", "style"), note="27 rows a unit"
+        "hypernetwork", FAMILY, "may", Hypernetwork, ("generate.*", "style"), frozen=("out.*",), note="27 rows a unit"
     ),
     trap("film", FAMILY, "expect", Film, ("conv1.*", "gamma.*", "beta.*"), inputs=condition_input),
     between("fixed_kernel", FAMILY, "expect", make=FixedKernel),

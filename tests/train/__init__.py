@@ -1,0 +1,1 @@
+"""Training once, and batch-norm statistics."""

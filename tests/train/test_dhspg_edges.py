@@ -1,0 +1,215 @@
+"""DHSPG at its edges: what it refuses, parameters that do not train, odd families, gradients that are not numbers."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from coppice import DHSPG, BudgetError, UsageError, build_space, extract, trace
+from train.loops import Job, adamw, job, job_of, nonzero_slices, same, sgd, snapshot
+from zoo import MODELS
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"steps": 2},
+        {"steps": 0},
+        {"steps": -5},
+        {"steps": 10.0},
+        {"steps": 4, "start": 0.5, "stop": 0.6},
+        {"start": 0.6, "stop": 0.6},
+        {"start": 0.7, "stop": 0.6},
+        {"start": -0.1},
+        {"stop": 1.1},
+    ],
+    ids=str,
+)
+def test_a_schedule_without_a_penalty_is_refused(schedule: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="leave no step for the penalty") as caught:
+        job("mlp", sgd, **{"steps": 12, **schedule})
+    assert "number of optimizer steps" in caught.value.remedy
+
+
+@pytest.mark.parametrize("base", [None, "sgd", torch.optim.SGD])
+def test_base_must_be_an_optimizer(base: Any) -> None:
+    space = build_space(trace(MODELS["mlp"].build(), MODELS["mlp"].args()[0]))
+    with pytest.raises(UsageError, match="pass an optimizer instance"):
+        DHSPG(space, base, {"macs": "50%"})
+
+
+def test_base_must_train_the_traced_model() -> None:
+    model = MODELS["mlp"].build()
+    space = build_space(trace(model, MODELS["mlp"].args()[0]))
+    stranger = torch.optim.SGD(copy.deepcopy(model).parameters(), lr=0.1)
+    with pytest.raises(UsageError, match="trains none of the graph's 8 parameters"):
+        DHSPG(space, stranger, {"macs": "50%"})
+
+
+def test_parameters_cannot_join_later() -> None:
+    work = job("mlp", sgd)
+    with pytest.raises(UsageError, match="cannot join"):
+        work.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(3))]})
+
+
+def test_a_budget_out_of_reach_is_refused_before_training() -> None:
+    with pytest.raises(BudgetError) as caught:
+        job("digits", sgd, "0.1%")
+    assert caught.value.closest["macs"] > 0
+
+
+# ---- parameters that do not train ----------------------------------------------------------------------------------
+
+
+def finished(work: Job) -> None:
+    """The run ends with exact zeros, and the live model is the subnet."""
+    work.train(range(12))
+    config = work.optimizer.config()
+    assert nonzero_slices(work.space, config) == []
+    work.model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(extract(work.space, config)(*work.args), work.model(*work.args))
+
+
+def test_frozen_parameters_stay_as_they_are_outside_redundant_units() -> None:
+    case = MODELS["digits"]
+    model = case.build()
+    for name, p in model.named_parameters():
+        p.requires_grad_(not name.startswith(("stem", "bn", "block1")))
+    before = snapshot(model)
+    work = job_of(model, case.args(4)[0])
+    finished(work)
+    kept = list(work.optimizer.config()["stem"])
+    assert torch.equal(model.get_parameter("stem.weight")[kept], before["stem.weight"][kept])
+    assert not torch.equal(model.get_parameter("head.weight"), before["head.weight"])
+
+
+def test_an_optimizer_over_some_parameters_will_do() -> None:
+    case = MODELS["digits"]
+    model = case.build()
+    head = model.get_submodule("head")
+    work = job_of(model, case.args(4)[0], base=lambda _: sgd(head.parameters()))
+    finished(work)
+
+
+class Skips(nn.Module):
+    """A branch that training leaves out: its parameters never have a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(8, 16)
+        self.b = nn.Linear(8, 16)
+        self.out = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.a(x))
+        if not self.training:
+            hidden = hidden + torch.relu(self.b(x))
+        result: Tensor = self.out(hidden)
+        return result
+
+
+def test_parameters_without_a_gradient_are_zeroed_with_their_units() -> None:
+    work = job_of(Skips().eval(), (torch.randn(4, 8),), base=adamw)
+    finished(work)
+    assert work.model.get_parameter("b.weight").grad is None
+
+
+def test_a_step_without_any_gradient_changes_only_redundant_units() -> None:
+    work = job("mlp", adamw)
+    before = snapshot(work.model)
+    for _ in range(12):
+        work.optimizer.zero_grad()
+        work.optimizer.step()
+    config = work.optimizer.config()
+    assert nonzero_slices(work.space, config) == []
+    reference = extract(work.space, config).reference().state_dict()
+    after = snapshot(work.model)
+    assert same(after, {name: tensor.clone() for name, tensor in reference.items()})
+    assert not same(after, before)
+
+
+# ---- odd families --------------------------------------------------------------------------------------------------
+
+
+class Odd(nn.Module):
+    """A family of one unit, a family of two, and a layer that is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(6, 1)
+        self.two = nn.Linear(6, 2)
+        self.shared = nn.Linear(3, 12)
+        self.out = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([torch.relu(self.one(x)), torch.relu(self.two(x))], 1)
+        hidden = torch.relu(self.shared(x)) + torch.relu(self.shared(2 * x))
+        result: Tensor = self.out(hidden)
+        return result
+
+
+def test_families_of_one_unit_keep_it() -> None:
+    work = job_of(Odd().eval(), (torch.randn(4, 6),), budget="40%")
+    assert min(f.size for f in work.space.families) == 1
+    finished(work)
+    config = work.optimizer.config()
+    assert all(len(units) >= 1 for units in config.values())
+    assert config["one"] == (0,)
+
+
+def test_units_that_are_zero_from_the_start_are_chosen_and_stay_zero() -> None:
+    case = MODELS["mlp"]
+    model = case.build()
+    with torch.no_grad():
+        model.get_parameter("layers.0.weight")[:100].zero_()
+        model.get_parameter("layers.0.bias")[:100].zero_()
+    work = job_of(model, case.args(4)[0], base=lambda p: torch.optim.SGD(p, lr=0.0), budget="50%")
+    finished(work)
+    assert {*range(100, 128)} & {*work.optimizer.config()["layers.0"]}
+
+
+def test_only_buffers_and_nothing_prunable_leaves_the_base_optimizer() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Softmax(1), nn.Linear(8, 2)).eval()
+    work = job_of(model, (torch.randn(4, 4),), budget="100%")
+    assert work.space.families == ()
+    finished(work)
+    assert work.optimizer.progress == {"step": 12, "redundant": 0, "zero": 0}
+
+
+# ---- gradients that are not numbers --------------------------------------------------------------------------------
+
+
+def poison(work: Job, step: int, value: float) -> None:
+    work.optimizer.zero_grad()
+    torch.autograd.backward(work.loss(step))
+    for p in work.model.parameters():
+        assert p.grad is not None
+        p.grad.fill_(value)
+    work.optimizer.step()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_gradients_that_are_no_numbers_in_warm_up_stop_the_choice_with_a_reason(value: float) -> None:
+    work = job("digits", sgd)
+    poison(work, 0, value)
+    with pytest.raises(UsageError, match="NaN or infinite") as caught:
+        work.train(range(1, 12))
+    assert "training" in caught.value.remedy
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("at", [4, 8, 10], ids=["penalty", "last penalty step", "refinement"])
+def test_later_ones_leave_the_choice_and_its_zeros_alone_and_show_in_the_loss(at: int, value: float) -> None:
+    """Training has diverged, as it would without coppice; redundant units stay exact."""
+    work = job("digits", sgd).train(range(at))
+    config = work.optimizer.config()
+    poison(work, at, value)
+    work.train(range(at + 1, 12))
+    assert work.optimizer.config() == config
+    assert nonzero_slices(work.space, config) == []
+    assert not torch.isfinite(work.loss(12))
