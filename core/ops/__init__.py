@@ -94,7 +94,19 @@ def row(
 
 @cache
 def _load() -> None:
-    for module in ("pointwise", "views", "contract", "norm", "reduce", "spatial", "indexing", "sources"):
+    for module in (
+        "pointwise",
+        "views",
+        "parts",
+        "joins",
+        "contract",
+        "attention",
+        "norm",
+        "reduce",
+        "spatial",
+        "indexing",
+        "sources",
+    ):
         importlib.import_module(f"coppice.core.ops.{module}")
 
 

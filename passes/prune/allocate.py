@@ -35,7 +35,9 @@ def allocate(space: Space, scores: Mapping[str, Floats], budget: Budget) -> Conf
     for family in families:
         if not np.isfinite(scores[family.name]).all():
             raise UsageError(
-                "a score is NaN or infinite", place=f"family {family.name}", remedy="check the calibration data"
+                "a score is NaN or infinite",
+                place=f"family {family.name}",
+                remedy="check the calibration data, and that training has not diverged",
             )
     most = np.array([f.widths[-1] for f in families], np.int64)
     if not families or budget.met(_costs(space, most)):

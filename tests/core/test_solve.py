@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject, DrawFn
 
 from coppice.core.labels import FIXED, Axis, Flow, Grid, Ids, Reason, axis_size
-from coppice.core.ops.views import concatenate, regroup, take
+from coppice.core.ops.joins import concatenate
+from coppice.core.ops.parts import take
+from coppice.core.ops.views import regroup
 from coppice.core.solve import EMPTY, NESTED, Bools, Solution, solve
 from coppice.passes.space.families import leaf_table
 

@@ -137,7 +137,7 @@ def test_a_step_without_any_gradient_changes_only_redundant_units() -> None:
 
 
 class Odd(nn.Module):
-    """A family of one unit, a family of two, and a layer that is used twice."""
+    """A layer of one unit, one of two, and one that is used twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,13 +153,23 @@ class Odd(nn.Module):
         return result
 
 
-def test_families_of_one_unit_keep_it() -> None:
+def test_a_layer_of_one_unit_keeps_it_and_a_layer_used_twice_is_cut_once() -> None:
     work = job_of(Odd().eval(), (torch.randn(4, 6),), budget="40%")
-    assert min(f.size for f in work.space.families) == 1
+    assert {f.name: f.size for f in work.space.families} == {"two": 2, "shared": 12}
     finished(work)
-    config = work.optimizer.config()
-    assert all(len(units) >= 1 for units in config.values())
-    assert config["one"] == (0,)
+    assert bool(work.model.get_parameter("one.weight").ne(0).all())
+    assert 1 <= len(work.optimizer.config()["two"]) <= 2
+
+
+def test_a_family_that_bounds_hold_at_one_width_keeps_it() -> None:
+    case = MODELS["mlp"]
+    model, (args, _) = case.build(), case.args(4)
+    space = build_space(trace(model, args), bounds={"layers.3": 1.0, "layers.6": (40, 40)})
+    optimizer = DHSPG(space, sgd(model.parameters()), {"macs": "45%"}, steps=12, start=0.25, stop=0.75)
+    work = Job(model.train(), space, optimizer, args, {})
+    finished(work)
+    assert optimizer.config().widths()["layers.3"] == 96
+    assert optimizer.config().widths()["layers.6"] == 40
 
 
 def test_units_that_are_zero_from_the_start_are_chosen_and_stay_zero() -> None:
