@@ -155,10 +155,6 @@ def forget(axis: Axis) -> Axis:
     return tuple(f if f.carry is None else f.with_carry(np.where(np.isinf(f.carry), POISON, UNKNOWN)) for f in axis)
 
 
-def set_carry(axis: Axis, value: float) -> Axis:
-    return tuple(f if f.ids is None else f.with_carry(np.full(f.size, value)) for f in axis)
-
-
 def boundaries(sizes: Sequence[int]) -> set[int]:
     """The inner products at which a row-major product of ``sizes`` can be cut."""
     cuts, inner = {1}, 1

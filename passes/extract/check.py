@@ -15,6 +15,8 @@ from coppice.core.graph import FLOATING, Graph, Value
 
 TOLERANCE = 1e-9
 """Largest allowed relative difference in fp64."""
+FLOOR = 1e-3
+"""Outputs smaller than this are compared as if they were this large: their digits are noise of larger sums."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def compare(
     with torch.no_grad(), _default_double():
         for args, kwargs in inputs_like(reference, trials, seed):
             args, kwargs = pytree.tree_map(_as_double, (args, kwargs))
-            worst = max(worst, difference(full.run(*args, **kwargs), small.run(*args, **kwargs)))
+            worst = max(worst, difference(full.run(*args, **kwargs), small.run(*args, **kwargs), FLOOR))
             batches += [
                 x.shape[0] for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.ndim
             ][:1]
@@ -76,8 +78,8 @@ def _one_more(x: Any, value: Value, generator: torch.Generator) -> Any:
     return _random_like(extra, generator)
 
 
-def difference(a: Any, b: Any) -> float:
-    """The largest |a - b| / max(1, max |a|) over all tensors of two results; inf where their structures differ."""
+def difference(a: Any, b: Any, floor: float = 1.0) -> float:
+    """The largest |a - b| / max(floor, max |a|) over all tensors of two results; inf where their structures differ."""
     left, right = pytree.tree_leaves(a), pytree.tree_leaves(b)
     if len(left) != len(right):
         return float("inf")
@@ -96,7 +98,7 @@ def difference(a: Any, b: Any) -> float:
         x, y = x.double(), y.double()
         same = (x == y) | (x.isnan() & y.isnan())
         gap = torch.where(same, torch.zeros_like(x), (x - y).abs())
-        scale = max(1.0, float(x[x.isfinite()].abs().max()) if x.isfinite().any() else 1.0)
+        scale = max(floor, float(x[x.isfinite()].abs().max()) if x.isfinite().any() else floor)
         found = float(gap.max()) / scale
         worst = max(worst, found if found == found else float("inf"))
     return worst

@@ -24,7 +24,8 @@ class Slab:
 class UnitIndex:
     """The masked slices of some units of a space, by their leaf classes. All methods are linear in the slices.
 
-    Vectors over units have one entry per class given, in that order.
+    ``slabs`` are those of parameters; slices of buffers (running means) are only ever zeroed. Vectors over units have
+    one entry per class given, in that order.
     """
 
     def __init__(self, space: Space, classes: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
@@ -32,6 +33,8 @@ class UnitIndex:
         number = np.full(space.solution.size, -1, np.int64)
         number[classes] = np.arange(len(classes))
         self.slabs: list[Slab] = []
+        self.buffers: list[Slab] = []
+        parameters = space.graph.parameters()
         for name, axes in space.tensor_axes.items():
             for k, ids in enumerate(axes):
                 if ids is None:
@@ -40,7 +43,8 @@ class UnitIndex:
                     unit = np.where(column >= 0, number[column], -1)
                     where = np.flatnonzero((unit >= 0) & space.masked[ids])
                     if len(where):
-                        self.slabs.append(Slab(name, k, torch.from_numpy(where), torch.from_numpy(unit[where])))
+                        own = self.slabs if name in parameters else self.buffers
+                        own.append(Slab(name, k, torch.from_numpy(where), torch.from_numpy(unit[where])))
         self.names = sorted({slab.name for slab in self.slabs})
 
     def gather(self, tensors: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
@@ -76,8 +80,8 @@ class UnitIndex:
             tensors[slab.name].index_copy_(slab.axis, slab.where.to(part.device), part)
 
     def zero(self, tensors: Mapping[str, torch.Tensor], which: torch.Tensor) -> None:
-        """Set the slices of the units where ``which`` (bool[units]) to exactly zero, in place."""
-        for slab in self.slabs:
+        """Set the slices of the units where ``which`` (bool[units]) to exactly zero, in place, buffers' too."""
+        for slab in (*self.slabs, *self.buffers):
             where = slab.where[which[slab.unit]]
             if len(where) and slab.name in tensors:
                 tensors[slab.name].index_fill_(slab.axis, where.to(tensors[slab.name].device), 0.0)
