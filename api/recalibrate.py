@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 
 from coppice.api.subnet import Subnet
@@ -18,25 +17,20 @@ from coppice.passes.train.recalibrate import statistics
 def recalibrate(subnet: Subnet, calibration: Iterable[Any]) -> Subnet:
     """Measure the batch-norm statistics of ``subnet`` again on ``calibration`` batches, in place; returns it.
 
-    The reference gets the same statistics at the positions that stayed, and the two are compared again.
+    The reference follows, and the two are compared again.
     """
     if subnet.space is None or subnet.config is None:
         raise UnsupportedError("a loaded subnet does not carry the full model", place="recalibrate")
     tensors = subnet.tensors()
     measured = statistics(subnet.graph, tensors, batches(subnet.space, calibration))
-    masks = subnet.space.keep_masks(subnet.config)
     with torch.no_grad():
         for name, values in measured.items():
             tensors[name].copy_(values)
-            subnet.graph.tensors[name].copy_(values)
-            full = subnet.masked[name].detach().clone()
-            mask = masks[name][0] if name in masks else None
-            keep = torch.arange(len(full)) if mask is None else torch.from_numpy(np.flatnonzero(mask))
-            full[keep.to(full.device)] = values
-            subnet.masked[name] = full
+        for name, tensor in tensors.items():
+            subnet.graph.tensors[name].copy_(tensor)
     subnet.receipt["recalibrated"] = sorted(measured)
     if measured and subnet.receipt["validated"]:
-        agreement = compare(subnet.space.graph, subnet.masked, subnet.graph)
+        agreement = compare(subnet.space.graph, subnet.masked_tensors(), subnet.graph)
         subnet.receipt["equivalence"]["error"] = agreement.error
         if not agreement.error <= TOLERANCE:
             raise EquivalenceError(

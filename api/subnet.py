@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
@@ -61,7 +63,7 @@ class Subnet:
     ) -> None:
         self.graph, self.module, self.receipt = graph, module, receipt
         self.space, self.config = space, config
-        self.masked = dict(masked or {})
+        self._masked = dict(masked or {})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
@@ -69,8 +71,8 @@ class Subnet:
     def reference(self) -> nn.Module:
         """The full model with every removed unit's slices set to zero: what the subnet must equal.
 
-        A copy of the user's own module where there is one. `UnsupportedError` for a subnet loaded from disk, which
-        does not carry the full model.
+        It follows the module: after fine-tuning, what stayed has the module's present weights. A copy of the user's own
+        module where there is one. `UnsupportedError` for a subnet loaded from disk, which does not carry the full model.
         """
         if self.space is None:
             raise UnsupportedError(
@@ -78,10 +80,26 @@ class Subnet:
                 place="reference",
                 remedy="extract it again from the original model and receipt['config']",
             )
-        graph = self.space.graph
+        graph, masked = self.space.graph, self.masked_tensors()
         if graph.model is not None and self.receipt["module"]["reference"] == "user":
-            return with_tensors(graph.model, self.masked, graph.aliases)
-        return graph_model(graph, {n: _detached(t) for n, t in self.masked.items()})
+            return with_tensors(graph.model, masked, graph.aliases)
+        return graph_model(graph, {name: _detached(tensor) for name, tensor in masked.items()})
+
+    def masked_tensors(self) -> dict[str, torch.Tensor]:
+        """The tensors of `reference`: the module's own where they stayed, zero where the unit that left was made.
+
+        Slices that only read a removed unit keep the full model's values: they meet nothing but zeros.
+        """
+        if self.space is None or self.config is None:
+            raise UnsupportedError("a loaded subnet does not carry the full model", place="masked_tensors")
+        now, result = self.tensors(), dict(self._masked)
+        with torch.no_grad():
+            for name, masks in self.space.keep_masks(self.config).items():
+                if name in now and not now[name].is_meta:
+                    full = _detached(result[name])
+                    result[name] = full
+                    _scatter(full, masks, now[name].detach().to(full.device))
+        return result
 
     # ---- out -----------------------------------------------------------------------------------------------------
 
@@ -132,6 +150,20 @@ class Subnet:
         from coppice.backends.onnx.export import export
 
         return export(self.graph, self.tensors(), Path(path), self.receipt, check=check)
+
+
+def _scatter(full: torch.Tensor, masks: Sequence[npt.NDArray[np.bool_] | None], values: torch.Tensor) -> None:
+    """Write ``values`` into ``full`` at the positions that ``masks`` keep, axis by axis."""
+    cut = [k for k, mask in enumerate(masks) if mask is not None and not mask.all()]
+    if not cut:
+        full.data.copy_(values)
+        return
+    mask = masks[cut[0]]
+    assert mask is not None
+    where = torch.from_numpy(np.flatnonzero(mask)).to(full.device)
+    part = full.data.index_select(cut[0], where)
+    _scatter(part, [m if k != cut[0] else None for k, m in enumerate(masks)], values)
+    full.data.index_copy_(cut[0], where, part)
 
 
 def _detached(tensor: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import networkx as nx
 import numpy as np
@@ -50,6 +51,11 @@ class Solution:
     def size(self) -> int:
         return len(self.frozen)
 
+    @cached_property
+    def leaves(self) -> Ids:
+        """`leaf_table` of this solution."""
+        return leaf_table(self.frozen, self.grids)
+
     def why(self, klass: int) -> Reason:
         index = int(self.reason[klass])
         return self.reasons[index] if index >= 0 else Reason(PLAIN)
@@ -65,7 +71,8 @@ class Solution:
 def _outer_or(parts: list[Bools]) -> Bools:
     total = parts[0]
     for part in parts[1:]:
-        total = (total[..., :, None] | part[..., None, :]).reshape(*total.shape[:-1], -1)
+        size = total.shape[-1] * part.shape[-1]
+        total = (total[..., :, None] | part[..., None, :]).reshape(*total.shape[:-1], size)
     return total
 
 
@@ -240,17 +247,23 @@ class _Solver:
                     changed = True
         return changed
 
+    def _open(self, grid: Grid) -> Ids:
+        """The flat positions that the grid still defines: two or more of their coordinates are unfrozen."""
+        alive = sum(
+            (~self.frozen[self.cls[part]][where]).astype(np.int64)
+            for part, where in zip(grid.parts, coordinates(grid.shape), strict=True)
+        )
+        return np.flatnonzero(np.asarray(alive) > 1)
+
     def _entries(self) -> tuple[Ids, Ids, Ids] | None:
-        """Every (class, grid, flat position), sorted by class."""
+        """Every (class, grid, flat position) that a grid defines, sorted by class."""
         if not self.grids:
             return None
-        classes = np.concatenate([self.cls[grid.flat] for grid in self.grids])
-        owner = np.concatenate([np.full(len(grid.flat), k) for k, grid in enumerate(self.grids)])
-        position = np.concatenate([np.arange(len(grid.flat)) for grid in self.grids])
-        live = ~self.frozen[classes]
-        classes, owner, position = classes[live], owner[live], position[live]
+        position = [self._open(grid) for grid in self.grids]
+        owners = np.concatenate([np.full(len(at), k) for k, at in enumerate(position)])
+        classes = np.concatenate([self.cls[grid.flat[at]] for grid, at in zip(self.grids, position, strict=True)])
         order = np.argsort(classes, kind="stable")
-        return classes[order], owner[order], position[order]
+        return classes[order], owners[order], np.concatenate(position)[order]
 
     @staticmethod
     def _overlaps(classes: Ids, owner: Ids) -> list[tuple[Ids, Ids]]:
@@ -267,14 +280,15 @@ class _Solver:
     def _emptying(self) -> bool:
         """Rule 5."""
         changed = False
-        definitions = self._definitions()
+        table = leaf_table(self.frozen, self._ordered(self._class_grids()))
         member = np.zeros(len(self.frozen), np.int64)
         member[self.cls] = np.arange(len(self.cls))
         for ids in self.tensor_axes:
-            for klass in self._in_all(np.unique(self.cls[ids]), *definitions):
-                if not self.frozen[klass]:
-                    self._freeze(member[klass : klass + 1], Reason(EMPTY))
-                    self.frozen[klass] = True
+            rows = table[self.cls[ids]]
+            for leaf in rows[0][rows[0] >= 0].tolist():
+                if not self.frozen[leaf] and bool((rows == leaf).any(axis=1).all()):
+                    self._freeze(member[leaf : leaf + 1], Reason(EMPTY))
+                    self.frozen[leaf] = True
                     changed = True
         return changed
 
@@ -283,28 +297,22 @@ class _Solver:
         owner = np.full(len(self.frozen), -1, np.int64)
         position = np.zeros(len(self.frozen), np.int64)
         for k, grid in reversed(list(enumerate(self.grids))):
-            flat = self.cls[grid.flat]
-            owner[flat], position[flat] = k, np.arange(len(flat))
+            at = self._open(grid)
+            flat = self.cls[grid.flat[at]]
+            owner[flat], position[flat] = k, at
         return owner, position
-
-    def _in_all(self, classes: Ids, owner: Ids, position: Ids) -> list[int]:
-        """The classes any one of which removes all of ``classes`` (which are distinct)."""
-        found = [int(classes[0])] if len(classes) == 1 else []
-        k = int(owner[classes[0]])
-        if k < 0 or (owner[classes] != k).any():
-            return found
-        grid = self.grids[k]
-        for part, where in zip(grid.parts, np.unravel_index(position[classes], grid.shape), strict=True):
-            found += self._in_all(np.unique(self.cls[part[where]]), owner, position)
-        return found
 
     def _acyclic(self) -> bool:
         """A class must not be defined through itself; where it is, the loop is cut by freezing."""
         loops = [c for c in nx.strongly_connected_components(self._dependencies()) if len(c) > 1]
-        owners = [k for k, g in enumerate(self._class_grids()) if np.intersect1d(g.flat, np.concatenate(g.parts)).size]
+        owners = [k for k, grid in enumerate(self.grids) if self._through_itself(grid)]
         for k in sorted(set(owners).union(*loops) if loops else owners):
             self._keep_longest(self.grids[k])
         return bool(loops or owners)
+
+    def _through_itself(self, grid: Grid) -> bool:
+        defined = self.cls[grid.flat[self._open(grid)]]
+        return bool(np.isin(defined, self.cls[np.concatenate(grid.parts)]).any())
 
     def _conflicts(self) -> bool:
         """Rule 6."""
@@ -349,6 +357,23 @@ class _Solver:
 
     def _ordered(self, grids: list[Grid]) -> list[Grid]:
         return [grids[k] for k in nx.topological_sort(self._dependencies())]
+
+
+def leaf_table(frozen: Bools, grids: Sequence[Grid]) -> Ids:
+    """int[classes, depth]: the leaves that remove each class (itself for a leaf, none for a frozen one), -1 padded.
+
+    ``grids`` are in terms of classes, in an order where parts come before the flats that use them.
+    """
+    table = np.where(frozen, -1, np.arange(len(frozen)))[:, None]
+    for grid in grids:
+        at = coordinates(grid.shape)
+        rows = np.concatenate([table[part[where]] for part, where in zip(grid.parts, at, strict=True)], axis=1)
+        rows = -np.sort(-rows, axis=1)  # leaves first, padding last
+        used = max(1, int((rows >= 0).any(axis=0).sum()))
+        if used > table.shape[1]:
+            table = np.pad(table, ((0, 0), (0, used - table.shape[1])), constant_values=-1)
+        table[grid.flat] = np.pad(rows[:, :used], ((0, 0), (0, table.shape[1] - used)), constant_values=-1)
+    return table
 
 
 def _one_to_one(x: Ids, y: Ids) -> bool:

@@ -18,7 +18,7 @@ from coppice.core.ops import Op, lookup
 from coppice.core.solve import Solution, solve
 from coppice.core.space import Family, Frozen, Slice, Space
 from coppice.passes.analyze.labels import Analysis, analyze
-from coppice.passes.space.families import leaf_table, signatures
+from coppice.passes.space.families import signatures
 from coppice.passes.space.price import price
 
 Ignore = Sequence[str | type[nn.Module] | nn.Module | re.Pattern[str]]
@@ -62,7 +62,7 @@ def build_space(
     flow = analysis.flow
     tensor_ids = [ids for axes in analysis.axes.values() for ids in axes if ids is not None]
     solution = solve(flow, tensor_ids, list(_ignored(graph, analysis, [ignore] if isinstance(ignore, str) else ignore)))
-    leaves = leaf_table(solution)
+    leaves = solution.leaves
     roles = Roles(graph)
     families = _families(analysis, solution, leaves, roles, round_to)
     families = _bounded(families, bounds or {})

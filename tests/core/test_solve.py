@@ -16,12 +16,11 @@ from coppice.core.ops.joins import concatenate
 from coppice.core.ops.parts import take
 from coppice.core.ops.views import regroup
 from coppice.core.solve import EMPTY, NESTED, Bools, Solution, solve
-from coppice.passes.space.families import leaf_table
 
 WHY = Reason("must stay for the test")
 
 
-# ---- the reference ---------------------------------------------------------------------------------------------------
+# ---- the reference --------------------------------------------------------------------------------------------------
 
 
 def holds(flow: Flow, removed: Bools) -> Bools:
@@ -40,13 +39,10 @@ def holds(flow: Flow, removed: Bools) -> Bools:
 
 def free_leaves(solution: Solution) -> Ids:
     """The classes that are units of their own."""
-    table = leaf_table(solution)
-    defined = np.zeros(solution.size, bool)
-    for grid in solution.grids:
-        defined[grid.flat] = True
-    leaves = np.flatnonzero(~solution.frozen & ~defined)
-    assert all(set(table[leaf].tolist()) <= {leaf, -1} for leaf in leaves)
-    return leaves.astype(np.int64)
+    table = solution.leaves
+    own = np.arange(solution.size)[:, None]
+    leaves = ((table == own) | (table == -1)).all(axis=1) & (table == own).any(axis=1)
+    return np.flatnonzero(leaves & ~solution.frozen).astype(np.int64)
 
 
 def subsets(solution: Solution, leaves: Ids) -> Bools:
@@ -95,7 +91,7 @@ def ids(axis: Axis) -> Ids:
     return axis[0].ids
 
 
-# ---- any facts ---------------------------------------------------------------------------------------------------------
+# ---- any facts ------------------------------------------------------------------------------------------------------
 
 
 @st.composite
@@ -133,7 +129,7 @@ def test_without_grids_nothing_is_frozen_that_need_not_be(flow: Flow) -> None:
     assert (~solution.frozen[solution.class_of] == possible).all()
 
 
-# ---- facts as a walk makes them ------------------------------------------------------------------------------------------
+# ---- facts as a walk makes them -------------------------------------------------------------------------------------
 
 
 @st.composite
@@ -179,7 +175,7 @@ def test_walks_are_satisfied_by_any_units_leaving(walk: tuple[Flow, list[Ids]]) 
     check(flow, tensors)
 
 
-# ---- known answers -------------------------------------------------------------------------------------------------------
+# ---- known answers --------------------------------------------------------------------------------------------------
 
 
 def test_two_tied_axes_are_one_family() -> None:

@@ -157,9 +157,7 @@ def test_units_that_stay_take_the_plain_step() -> None:
     work.optimizer.zero_grad()
     torch.autograd.backward(work.loss(3))
     gradient = {n: p.grad.clone() for n, p in work.model.named_parameters() if p.grad is not None}
-    velocity = {
-        n: work.optimizer.base.state[p]["momentum_buffer"].clone() for n, p in work.model.named_parameters()
-    }
+    velocity = {n: work.optimizer.base.state[p]["momentum_buffer"].clone() for n, p in work.model.named_parameters()}
     work.optimizer.step()
     masks = {name: (axis, where) for name, axis, where in redundant_slices(work.space, config)}
     for name, p in work.model.named_parameters():

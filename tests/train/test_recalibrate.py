@@ -8,7 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from coppice import Subnet, UnsupportedError, UsageError, build_space, compress, extract, load, prune, recalibrate, trace
+from coppice import (
+    Subnet,
+    UnsupportedError,
+    UsageError,
+    build_space,
+    compress,
+    extract,
+    load,
+    prune,
+    recalibrate,
+    trace,
+)
 from coppice.passes.extract.check import difference
 from zoo import MODELS
 
