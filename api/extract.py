@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 from typing import Any
 
@@ -20,11 +21,12 @@ from coppice.core.extraction import Extraction
 from coppice.core.graph import Graph
 from coppice.core.space import Space
 from coppice.frontends.torch import tracing_mode
-from coppice.passes.extract.check import TOLERANCE, Agreement, compare, difference, inputs_like
+from coppice.passes.extract.check import TOLERANCE, Agreement, compare, module_gap
 from coppice.passes.extract.slice import cut
 from coppice.passes.space.build import build_space
 
-MODULE_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+MOST_NOISE = 1e-4
+"""A user's class further than this from its own traced graph is not the model that was traced."""
 
 
 def extract(
@@ -70,54 +72,54 @@ def extract(
                 remedy="this is a bug in coppice: please report the model and receipt; until then, name the layers "
                 "involved in build_space(ignore=...)",
             )
-    module, kind, why = _module(owner.graph, extraction)
-    reference_kind = "user" if _reference_runs(owner.graph, masked) else "graph"
+    noise = _reference(owner.graph, masked)
+    module, kind, why = _module(owner.graph, extraction, noise)
+    reference_kind = "user" if noise is not None and noise <= MOST_NOISE else "graph"
     receipt = _receipt(owner, config, agreement, tolerance, seed)
     receipt["module"] = {"kind": kind, "why": why, "reference": reference_kind, "class": type(module).__name__}
     return Subnet(extraction.graph, module, receipt, space=owner, config=config, masked=masked)
 
 
-def _reference_runs(graph: Graph, masked: dict[str, torch.Tensor]) -> bool:
-    """Whether a masked copy of the user's own module can be made, and computes what the masked graph does."""
-    if graph.model is None or graph.inputs is None:
-        return False
+def _reference(graph: Graph, masked: dict[str, torch.Tensor]) -> float | None:
+    """How far a masked copy of the user's own module is from the masked graph in fp64; None where none can be made."""
+    if graph.model is None or isinstance(graph.model, fx.GraphModule):
+        return None
     try:
-        own = with_tensors(graph.model, masked, graph.aliases)
-        if graph.is_meta:
-            return True
-        args, kwargs = graph.inputs
-        with tracing_mode(own):
-            return difference(graph.run(*args, tensors=masked, **kwargs), own(*args, **kwargs)) <= _allowed(graph)
-    except Exception:  # noqa: BLE001 (a user's module may refuse deepcopy in any way)
-        return False
+        return _gap(graph, masked, with_tensors(graph.model, masked, graph.aliases))
+    except Exception:  # noqa: BLE001 (a user's module may refuse to be copied or widened in any way)
+        return None
 
 
-def _allowed(graph: Graph) -> float:
-    dtypes = {t.dtype for t in graph.tensors.values() if t.is_floating_point()}
-    return max((MODULE_TOLERANCE.get(d, 1e-4) for d in dtypes), default=1e-4)
+def _gap(graph: Graph, tensors: dict[str, torch.Tensor], own: nn.Module) -> float:
+    if graph.is_meta:
+        return 0.0
+    wide = copy.deepcopy(own).double()
+    with tracing_mode(wide):
+        return module_gap(graph, tensors, wide)
 
 
-def _module(graph: Graph, extraction: Extraction) -> tuple[nn.Module, str, str]:
-    """The user's class where it runs and agrees with the graph; else a GraphModule, and the reason."""
+def _module(graph: Graph, extraction: Extraction, noise: float | None) -> tuple[nn.Module, str, str]:
+    """The user's class where it runs and agrees with the graph; else a GraphModule, and the reason.
+
+    ``noise`` is how far the user's class is from its own graph before any cut: casts to fp32 inside it, say. The small
+    module may not be much further from the small graph.
+    """
     fallback = graph_model(extraction.graph)
-    if graph.model is None:
-        return fallback, "graph", "the model was not given as a module"
-    if isinstance(graph.model, fx.GraphModule):
-        return fallback, "graph", "the model is itself a GraphModule"
+    if graph.model is None or isinstance(graph.model, fx.GraphModule):
+        return fallback, "graph", "the model was not given as a module of the user's own"
+    name = type(graph.model).__name__
+    if noise is None or noise > MOST_NOISE:
+        return fallback, "graph", f"{name} cannot be copied and run in fp64 to be compared"
     try:
         own = with_tensors(graph.model, extraction.graph.tensors, extraction.graph.aliases)
         repair(own, extraction.literals)
-        if graph.is_meta:
-            return own, "user", "not run: meta tensors"
-        with tracing_mode(own):
-            for args, kwargs in inputs_like(graph, 1, 1):
-                gap = difference(fallback(*args, **kwargs), own(*args, **kwargs))
-                if not gap <= _allowed(graph):
-                    return fallback, "graph", f"{type(own).__name__} runs at the new sizes but differs by {gap:.2g}"
+        gap = _gap(extraction.graph, extraction.graph.tensors, own)
     except Exception as error:  # noqa: BLE001 (whatever the user's forward raises at sizes it does not expect)
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return fallback, "graph", f"{type(graph.model).__name__} does not run at the new sizes: {first[:200]}"
-    return own, "user", ""
+        return fallback, "graph", f"{name} does not run at the new sizes: {first[:200]}"
+    if not gap <= max(TOLERANCE, 10 * noise):
+        return fallback, "graph", f"{name} runs at the new sizes but differs by {gap:.2g}"
+    return own, "user", "not run: meta tensors" if graph.is_meta else ""
 
 
 def _receipt(space: Space, config: Config, agreement: Agreement | None, tolerance: float, seed: int) -> dict[str, Any]:

@@ -71,8 +71,8 @@ class Subnet:
     def reference(self) -> nn.Module:
         """The full model with every removed unit's slices set to zero: what the subnet must equal.
 
-        It follows the module: after fine-tuning, what stayed has the module's present weights. A copy of the user's own
-        module where there is one. `UnsupportedError` for a subnet loaded from disk, which does not carry the full model.
+        It follows the module: after fine-tuning, what stayed has its present weights. A copy of the user's own
+        module where there is one. `UnsupportedError` for a subnet loaded from disk, which lacks the full model.
         """
         if self.space is None:
             raise UnsupportedError(

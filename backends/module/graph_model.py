@@ -21,9 +21,6 @@ def graph_model(graph: Graph, tensors: dict[str, torch.Tensor] | None = None) ->
     root = nn.Module()
     for name, tensor in tensors.items():
         place(root, name, tensor)
-    for alias, name in graph.aliases.items():
-        if name in tensors:
-            place(root, alias, tensors[name])
     body = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     for node in graph.fx.nodes:
@@ -33,6 +30,9 @@ def graph_model(graph: Graph, tensors: dict[str, torch.Tensor] | None = None) ->
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated tree specs
         module = fx.GraphModule(root, body, class_name=graph.name if graph.name.isidentifier() else "Subnet")
+    for alias, name in graph.aliases.items():  # no call reads them, so GraphModule left them out
+        if name in tensors:
+            place(module, alias, tensors[name])
     return module.eval()
 
 

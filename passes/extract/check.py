@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
-from torch import fx
+from torch import fx, nn
 
 from coppice.core.graph import FLOATING, Graph, Value
 
@@ -43,6 +43,19 @@ def compare(
                 x.shape[0] for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.ndim
             ][:1]
     return Agreement(worst, len(batches), "float64", tuple(sorted(set(batches))))
+
+
+def module_gap(graph: Graph, tensors: dict[str, torch.Tensor], module: nn.Module) -> float:
+    """How far ``module``, already in fp64, is from ``graph`` with ``tensors`` in fp64 on inputs like its own.
+
+    Zero up to rounding for a module that computes in its parameters' precision; about 1e-7 for one that casts to fp32.
+    """
+    wide, worst = _double(graph, tensors), 0.0
+    with torch.no_grad(), _default_double():
+        for args, kwargs in inputs_like(graph, 1, 1):
+            args, kwargs = pytree.tree_map(_as_double, (args, kwargs))
+            worst = max(worst, difference(wide.run(*args, **kwargs), module(*args, **kwargs), FLOOR))
+    return worst
 
 
 def inputs_like(graph: Graph, trials: int, seed: int) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:

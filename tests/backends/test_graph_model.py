@@ -14,6 +14,8 @@ from coppice import Subnet, trace
 from coppice.backends.module.graph_model import graph_model
 from coppice.passes.extract.check import difference
 from zoo import MODELS
+from zoo.case import seeded
+from zoo.vit import FusedAttention, ViT
 
 Cut = Callable[..., Subnet]
 
@@ -32,7 +34,7 @@ class Nested(nn.Module):
         self.decode = nn.Linear(12, 6, bias=False)
         self.decode.weight = nn.Parameter(self.encode.weight.detach().t().clone())
         self.again = nn.Linear(8, 8)
-        self.again.weight = self.layers[1].weight
+        self.again.weight = self.get_parameter("layers.1.weight")
 
     def forward(self, pair: tuple[Tensor, Tensor], *, more: dict[str, Tensor]) -> dict[str, Any]:
         x = torch.relu(self.layers[0](pair[0] + more["shift"])) * self.scale
@@ -56,7 +58,7 @@ def test_tensors_keep_the_users_names() -> None:
     assert not module.training
 
 
-@pytest.mark.parametrize("name", ["shufflenet_v2", "vit", "bert", "llama"])
+@pytest.mark.parametrize("name", ["shufflenet_v2", "vit", "llama"])
 def test_a_checkpoint_of_the_users_model_loads(name: str) -> None:
     case = MODELS[name]
     model = case.build()
@@ -105,7 +107,7 @@ def test_it_shares_the_graphs_tensors_unless_given_others() -> None:
     model, inputs = nested()
     graph = trace(model, inputs)
     assert graph_model(graph).get_parameter("bias") is model.get_parameter("bias")
-    others = {name: nn.Parameter(torch.zeros_like(t)) for name, t in graph.tensors.items()}
+    others: dict[str, Tensor] = {name: nn.Parameter(torch.zeros_like(t)) for name, t in graph.tensors.items()}
     module = graph_model(graph, others)
     assert all(not t.any() for t in module.state_dict().values())
     assert bool(model.get_parameter("bias").any())
@@ -117,8 +119,7 @@ def test_it_shares_the_graphs_tensors_unless_given_others() -> None:
 @pytest.fixture
 def subnet(cut: Cut) -> Subnet:
     """A subnet whose module is a GraphModule, because the user's class holds sizes in its forward."""
-    case = MODELS["vit"]
-    result = cut(case.build(), *case.args(2)[0])
+    result = cut(seeded(lambda: ViT(FusedAttention, dim=24, depth=1))(), torch.randn(2, 3, 32, 32))
     assert isinstance(result.module, fx.GraphModule)
     assert result.receipt["module"]["kind"] == "graph"
     assert "does not run at the new sizes" in result.receipt["module"]["why"]

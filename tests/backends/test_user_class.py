@@ -55,30 +55,43 @@ def test_a_repaired_layer_says_the_sizes_of_its_parameters(
     found = with_tensors(model, tensors, {})
     repair(found, [Literal(("0",), name, old, new) for name, old, new in literals])
     assert repr(found) == repr(wanted)
-    assert {n: v for n, v in vars(found[0]).items() if isinstance(v, (int, tuple))} == {
-        n: v for n, v in vars(small.eval()).items() if isinstance(v, (int, tuple))
-    }
+    repaired, fresh = (
+        {n: v for n, v in vars(m.get_submodule("0").eval()).items() if isinstance(v, (int, tuple))}
+        for m in (found, wanted)
+    )
+    assert repaired == fresh
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in found.state_dict().items())
 
 
+class Sized(nn.Module):
+    """Attributes that state sizes, and some that only look so."""
+
+    def __init__(self, inner: nn.Module | None = None) -> None:
+        super().__init__()
+        self.heads, self.size, self.flag, self.name = 4, 16, True, "four"
+        self.inner = inner
+
+
 def test_a_literal_repairs_an_attribute_of_the_module_that_made_the_call() -> None:
-    model = nn.Module()
-    model.inner = nn.Module()
-    model.inner.heads, model.inner.size, model.inner.names = 4, 16, ["four"]
-    repair(model, [Literal(("", "inner"), "shape", 4, 3), Literal(("", "inner"), "shape", 16, 12)])
-    assert (model.inner.heads, model.inner.size) == (3, 12)
+    inner = Sized()
+    repair(Sized(inner), [Literal(("", "inner"), "shape", 4, 3), Literal(("", "inner"), "shape", 16, 12)])
+    assert (inner.heads, inner.size, inner.name) == (3, 12, "four")
+
+
+def test_without_such_an_attribute_the_module_around_it_is_asked() -> None:
+    outer = Sized(nn.Identity())
+    repair(outer, [Literal(("", "inner"), "shape", 4, 3)])
+    assert (outer.heads, outer.size) == (3, 16)
 
 
 def test_an_attribute_with_two_meanings_is_left_alone() -> None:
-    model = nn.Module()
-    model.width = 8
-    repair(model, [Literal(("",), "shape", 8, 6), Literal(("",), "shape", 8, 4)])
-    assert model.width == 8
+    model = Sized()
+    repair(model, [Literal(("",), "shape", 4, 3), Literal(("",), "shape", 4, 2)])
+    assert model.heads == 4
 
 
 def test_truth_values_are_not_sizes() -> None:
-    model = nn.Module()
-    model.flag = True
+    model = Sized()
     repair(model, [Literal(("",), "shape", 1, 0)])
     assert model.flag is True
 

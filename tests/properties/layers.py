@@ -284,7 +284,7 @@ def vector_shape(dice: Dice, shape: Shape) -> nn.Module:
     options: dict[str, Function] = {
         "to a map": lambda x: x[:, :, None, None].expand(-1, -1, 2, 2),
         f"to {groups} tokens": lambda x: x.view(x.shape[0], groups, -1),
-        "outer square": lambda x: (x[:, :, None] * x[:, None, :]),
+        "outer square": lambda x: x[:, :, None] * x[:, None, :],
         f"softmax in {groups} groups": lambda x: x.view(x.shape[0], groups, -1).softmax(-1).flatten(1),
     }
     name = dice.pick(list(options))
@@ -297,7 +297,8 @@ def vector_norm(dice: Dice, shape: Shape) -> nn.Module:
 
 LAYERS: dict[int, list[Layer]] = {
     4: [
-        activation, activation, conv, conv, depthwise, transposed, map_norm, shuffle, group_gain, held, squeeze_excite, last_linear,
+        activation, activation, conv, conv, depthwise, transposed, map_norm, shuffle, group_gain, held,
+        squeeze_excite, last_linear,
         order, part, parts, pad, copies, across, resample, round_trip, to_tokens,
     ],
     3: [activation, activation, linear, linear, attention, token_norm, token_shape, gated, tied],

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor, nn
@@ -73,6 +74,13 @@ class Example:
 
     def __repr__(self) -> str:
         return f"Example(shape={self.shape}, network={self.network!r})"
+
+
+def some(quick: int) -> settings:
+    """``quick`` examples, or as many as a profile asks for that wants more than hypothesis's own 100."""
+    asked: int = settings.default.max_examples  # type: ignore[union-attr]
+    slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+    return settings(max_examples=asked if asked > 100 else quick, suppress_health_check=slow)
 
 
 @st.composite

@@ -24,7 +24,7 @@ def affordable(space: Space, budget: dict[str, str]) -> bool:
     return all(smallest[metric] <= limit for metric, limit in limits(space, budget).items())
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(st.sampled_from(ANY), st.sampled_from([1, 1, 4]), budgets, st.integers(0, 999))
 def test_any_budget_is_met_and_not_one_unit_more_leaves(
     name: str, round_to: int, budget: dict[str, str], seed: int
@@ -38,7 +38,7 @@ def test_any_budget_is_met_and_not_one_unit_more_leaves(
     assert all(len(config[f.name]) in f.widths for f in space.families)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     st.sampled_from(SMALL_UNITS), st.floats(20.0, 99.0), st.sampled_from(["magnitude", "random"]), st.integers(0, 99)
 )

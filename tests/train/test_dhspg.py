@@ -22,7 +22,6 @@ JOBS: list[tuple[str, Base]] = [
     ("digits", partial(torch.optim.Adagrad, lr=1e-2)),
     ("digits", partial(torch.optim.NAdam, lr=1e-3)),
     ("densenet", adamw),
-    ("densenet", sgd),
     ("resnext", adamw),
     ("shufflenet_v2", adam),
     ("mlp_bn", adam),

@@ -33,14 +33,14 @@ def identical(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
     return same(a[0], b[0]) and a[1:3] == b[1:3] and a[3].keys() == b[3].keys() and moments
 
 
-@pytest.mark.parametrize("base", [sgd, adam, adamw], ids=lambda base: base.__name__)
+@pytest.mark.parametrize(("name", "base"), [("digits", adamw), ("mlp_bn", sgd), ("mlp_bn", adam)])
 @pytest.mark.parametrize("at", STAGES.values(), ids=STAGES.keys())
-def test_a_run_resumed_from_a_file_is_the_uninterrupted_run(tmp_path: Path, base: Base, at: int) -> None:
-    work = job("digits", base).train(range(at))
+def test_a_run_resumed_from_a_file_is_the_uninterrupted_run(tmp_path: Path, name: str, base: Base, at: int) -> None:
+    work = job(name, base).train(range(at))
     torch.save({"model": work.model.state_dict(), "optimizer": work.optimizer.state_dict()}, tmp_path / "run.pt")
     expected = finish(work, at)
 
-    resumed = job("digits", base)
+    resumed = job(name, base)
     stored = torch.load(tmp_path / "run.pt", weights_only=True)
     resumed.model.load_state_dict(stored["model"])
     resumed.optimizer.load_state_dict(stored["optimizer"])
@@ -69,7 +69,7 @@ def test_a_schedule_of_the_learning_rate_survives_a_resume(tmp_path: Path) -> No
 
     work, schedule = scheduled()
     run(work, schedule, range(7))
-    parts = {"model": work.model, "optimizer": work.optimizer, "schedule": schedule}
+    parts: dict[str, Any] = {"model": work.model, "optimizer": work.optimizer, "schedule": schedule}
     torch.save({name: part.state_dict() for name, part in parts.items()}, tmp_path / "run.pt")
     run(work, schedule, range(7, 12))
 
@@ -139,7 +139,7 @@ def test_a_gradient_scaler_and_clipping_work_as_usual() -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
     for step in range(12):
         work.optimizer.zero_grad()
-        scaler.scale(work.loss(step)).backward()
+        torch.autograd.backward(scaler.scale(work.loss(step)))
         scaler.unscale_(work.optimizer)
         torch.nn.utils.clip_grad_norm_(work.model.parameters(), 1.0)
         scaler.step(work.optimizer)
@@ -152,7 +152,7 @@ def test_a_step_that_the_scaler_skips_does_not_count() -> None:
     work = job("mlp", sgd)
     scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
     before = snapshot(work.model)
-    scaler.scale(work.loss(0) * torch.inf).backward()
+    torch.autograd.backward(scaler.scale(work.loss(0) * torch.inf))
     scaler.step(work.optimizer)
     scaler.update()
     assert work.optimizer.progress["step"] == 0
@@ -187,7 +187,7 @@ def test_zero_grad_is_the_base_optimizers() -> None:
 
 
 def test_the_same_gradients_give_the_same_bits() -> None:
-    one, two = (finish(job("densenet", adamw), 0) for _ in range(2))
+    one, two = (finish(job("digits", adamw), 0) for _ in range(2))
     assert identical(one, two)
 
 

@@ -46,8 +46,7 @@ def by_hand(model: nn.Module, batches: list[Tensor]) -> dict[str, Tensor]:
     return {name: b.clone() for name, b in model.eval().named_buffers() if name.endswith(("_mean", "_var"))}
 
 
-@pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize("name", ["digits", "densenet", "mlp_bn"])
+@pytest.mark.parametrize(("name", "count"), [("digits", 1), ("digits", 3), ("densenet", 2), ("mlp_bn", 3)])
 def test_statistics_are_those_of_a_training_pass(name: str, count: int) -> None:
     subnet = cut(name)
     for module in subnet.module.modules():
@@ -64,7 +63,7 @@ def test_statistics_are_those_of_a_training_pass(name: str, count: int) -> None:
         torch.testing.assert_close(found[buffer], values, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["digits", "densenet", "shufflenet_v2"])
+@pytest.mark.parametrize("name", ["digits", "shufflenet_v2"])
 def test_the_reference_gets_the_same_statistics_and_stays_equal(name: str) -> None:
     subnet = cut(name)
     size = MODELS[name].args(8)[0][0].shape
