@@ -75,7 +75,7 @@ def test_the_receipt_has_these_fields_and_is_json(space: Space) -> None:
     assert 0 <= receipt["equivalence"]["error"] < 1e-9
 
 
-@pytest.mark.parametrize("name", ["digits", "densenet", "mlp_bn", "resnext", "vit"])
+@pytest.mark.parametrize("name", ["digits", "mlp_bn", "resnext", "vit"])
 def test_the_costs_are_those_of_the_module(name: str) -> None:
     case = MODELS[name]
     model, (args, _) = case.build(), case.args(1)

@@ -161,7 +161,7 @@ def test_a_step_that_the_scaler_skips_does_not_count() -> None:
 
 @pytest.mark.parametrize("base", [sgd, adamw], ids=lambda base: base.__name__)
 def test_a_closure_is_evaluated_once_a_step_and_its_loss_returned(base: Base) -> None:
-    work, plain = job("digits", base), job("digits", base).train(range(12))
+    work, plain = job("mlp_bn", base), job("mlp_bn", base).train(range(12))
     losses: list[float] = []
 
     def closure() -> float:
@@ -206,16 +206,16 @@ def test_asking_for_the_config_early_chooses_now_and_keeps_it() -> None:
     "other",
     [
         lambda: job("mlp", sgd),
-        lambda: job("digits", sgd, "40%"),
-        lambda: job("digits", sgd, {"params": "50%"}),
-        lambda: job("digits", sgd, steps=24),
-        lambda: job("digits", sgd, start=0.5),
-        lambda: job("digits", sgd, stop=0.5),
+        lambda: job("mlp_bn", sgd, "40%"),
+        lambda: job("mlp_bn", sgd, {"params": "50%"}),
+        lambda: job("mlp_bn", sgd, steps=24),
+        lambda: job("mlp_bn", sgd, start=0.5),
+        lambda: job("mlp_bn", sgd, stop=0.5),
     ],
     ids=["model", "budget", "metric", "steps", "start", "stop"],
 )
 def test_a_state_of_another_space_or_schedule_is_refused(other: Callable[[], Job]) -> None:
-    work = job("digits", sgd).train(range(5))
+    work = job("mlp_bn", sgd).train(range(5))
     before = snapshot(work.model), work.optimizer.progress
     with pytest.raises(UsageError, match="another model, space or schedule"):
         work.optimizer.load_state_dict(other().optimizer.state_dict())
