@@ -181,10 +181,10 @@ def across(dice: Dice, shape: Shape) -> nn.Module:
         "sum": lambda x: x.sum(1, keepdim=True),
         "centre": lambda x: x - x.mean(1, keepdim=True),
         "normalise": lambda x: F.normalize(x, dim=1),
-        f"maxout {groups}": lambda x: x.unflatten(1, (-1, groups)).amax(2),
-        f"sum groups of {groups}": lambda x: x.unflatten(1, (-1, groups)).sum(2),
-        f"sum over {groups} groups": lambda x: x.unflatten(1, (groups, -1)).sum(1),
-        f"softmax over {groups} groups": lambda x: x.unflatten(1, (groups, -1)).softmax(1).flatten(1, 2),
+        f"maxout {groups}": lambda x: torch.unflatten(x, 1, (-1, groups)).amax(2),
+        f"sum groups of {groups}": lambda x: torch.unflatten(x, 1, (-1, groups)).sum(2),
+        f"sum over {groups} groups": lambda x: torch.unflatten(x, 1, (groups, -1)).sum(1),
+        f"softmax over {groups} groups": lambda x: torch.unflatten(x, 1, (groups, -1)).softmax(1).flatten(1, 2),
         "gram": lambda x: (x.flatten(2) @ x.flatten(2).transpose(1, 2) @ x.flatten(2)).view_as(x) / 16,
     }
     name = dice.pick(list(options))
@@ -213,7 +213,7 @@ def round_trip(dice: Dice, shape: Shape) -> nn.Module:
     """Reshapes that give the same map back."""
     groups = dice.divisor(shape[1])
     options: dict[str, Function] = {
-        "flatten and unflatten": lambda x: x.flatten(1).unflatten(1, x.shape[1:]),
+        "flatten and unflatten": lambda x: torch.unflatten(x.flatten(1), 1, x.shape[1:]),
         "to tokens and back": lambda x: x.flatten(2).permute(0, 2, 1).transpose(1, 2).reshape(x.shape),
         "through the batch": lambda x: x.reshape(-1, 1, *x.shape[2:]).tanh().view(x.shape),
         f"{groups} groups": lambda x: x.view(x.shape[0], groups, -1, *x.shape[2:]).relu().reshape(x.shape),
@@ -268,11 +268,11 @@ def token_shape(dice: Dice, shape: Shape) -> nn.Module:
         "first token": lambda x: x[:, 0],
         "mean over tokens": lambda x: x.mean(1),
         f"{groups} groups": lambda x: x.view(*x.shape[:2], groups, -1).transpose(2, 3).flatten(2),
-        f"norm of {groups} groups": lambda x: F.normalize(x.unflatten(2, (groups, -1)), dim=-1).flatten(2),
+        f"norm of {groups} groups": lambda x: F.normalize(torch.unflatten(x, 2, (groups, -1)), dim=-1).flatten(2),
     }
     if length in (4, 16, 64):
         side = {4: 2, 16: 4, 64: 8}[length]
-        options["to a map"] = lambda x: x.transpose(1, 2).unflatten(2, (side, side))
+        options["to a map"] = lambda x: torch.unflatten(x.transpose(1, 2), 2, (side, side))
     if length * size <= 64:
         options["flatten"] = lambda x: x.flatten(1)
     name = dice.pick(list(options))
