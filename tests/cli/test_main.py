@@ -151,7 +151,13 @@ def test_a_real_ctrl_c_ends_the_process_with_130(tmp_path: Path) -> None:
         "x",
     ]
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell makes children ignore it
     )
     assert process.stderr is not None
     for said in process.stderr:
