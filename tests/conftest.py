@@ -51,8 +51,8 @@ OPEN_FAULTS = {
     "test_subnet.py::test_a_crash_while_renaming_leaves_the_older_folder[moving the new one in]": "not restored",
     "test_onnx.py::test_where_the_checker_refuses_no_file_is_left": "the checker's error comes through",
     "test_user_class.py::test_a_repaired_layer_says_the_sizes_of_its_parameters[group norm]": "num_groups stays",
-    "test_user_class.py::test_the_users_class_comes_back_with_repaired_attributes[depthwise twice as wide]": "falls back",
-    "test_user_class.py::test_the_users_class_comes_back_with_repaired_attributes[transposed in groups]": "groups stay",
+    "repaired_attributes[depthwise twice as wide]": "falls back to a GraphModule",
+    "repaired_attributes[transposed in groups]": "groups stay",
 }
 """Faults that are known and not mended yet: their tests run, and are expected to fail for the reason given."""
 
