@@ -55,9 +55,15 @@ def folder(path: Path) -> Iterator[Path]:
                 with file.open("rb+") as opened:
                     os.fsync(opened.fileno())
         _sync_folder(inside)
+        old = Path(temporary) / "old"
         if path.exists():
-            path.replace(Path(temporary) / "old")
-        inside.replace(path)
+            path.replace(old)
+        try:
+            inside.replace(path)
+        except BaseException:
+            if old.exists():
+                old.replace(path)
+            raise
     _sync_folder(path.parent)
 
 
