@@ -49,9 +49,6 @@ OPEN_FAULTS = {
     "test_current_weights.py::test_a_model_that_diverged_is_not_validated": "weights are checked when traced only",
     "test_extract.py::test_a_subnet_that_does_not_even_run_is_refused_by_name": "torch's error comes through",
     "test_onnx.py::test_where_the_checker_refuses_no_file_is_left": "the checker's error comes through",
-    "test_user_class.py::test_a_repaired_layer_says_the_sizes_of_its_parameters[group norm]": "num_groups stays",
-    "repaired_attributes[depthwise twice as wide]": "falls back to a GraphModule",
-    "repaired_attributes[transposed in groups]": "groups stay",
 }
 """Faults that are known and not mended yet: their tests run, and are expected to fail for the reason given."""
 

@@ -40,9 +40,9 @@ def with_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], aliases: di
 
 def repair(model: nn.Module, literals: Iterable[Literal]) -> None:
     """Set the size attributes of ``model`` and its parts to what their parameters and calls now are."""
+    _from_literals(model, literals)  # matches the old sizes, so it comes first
     for module in model.modules():
         _from_shapes(module)
-    _from_literals(model, literals)
 
 
 def _from_shapes(module: nn.Module) -> None:
@@ -52,10 +52,6 @@ def _from_shapes(module: nn.Module) -> None:
         module.in_channels, per_group = shape[:2]
         module.out_channels = per_group * module.groups
     elif isinstance(module, nn.modules.conv._ConvNd):
-        if module.groups > 1:
-            # groups that leave are known only to the rewritten call; a depthwise layer says it by its own shape
-            depthwise = module.groups == module.in_channels
-            module.groups = shape[0] * module.in_channels // module.out_channels if depthwise else module.groups
         module.out_channels, module.in_channels = shape[0], shape[1] * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = shape
@@ -88,9 +84,3 @@ def _from_literals(model: nn.Module, literals: Iterable[Literal]) -> None:
     for (owner, attribute), values in wanted.items():
         if len(values) == 1:
             setattr(owners[owner], attribute, values.pop())
-    for module in modules.values():
-        if isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1:
-            shape = module.weight.shape
-            transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
-            other = shape[1] * module.groups
-            module.in_channels, module.out_channels = (shape[0], other) if transposed else (other, shape[0])
