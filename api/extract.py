@@ -20,8 +20,9 @@ from coppice.core.errors import EquivalenceError, UsageError
 from coppice.core.extraction import Extraction
 from coppice.core.graph import Graph
 from coppice.core.space import Space
+from coppice.core.tensors import refresh
 from coppice.frontends.torch import tracing_mode
-from coppice.passes.extract.check import TOLERANCE, Agreement, compare, module_gap
+from coppice.passes.extract.check import REPORT, TOLERANCE, Agreement, compare, module_gap
 from coppice.passes.extract.slice import cut
 from coppice.passes.space.build import build_space
 
@@ -59,6 +60,7 @@ def extract(
         )
     owner = graph if isinstance(graph, Space) else space or graph.spaces.get(config.space) or build_space(graph)
     config = owner.check(config)
+    refresh(owner.graph)
     extraction = cut(owner, config)
     masked = owner.masked_tensors(config)
     agreement: Agreement | None = None
@@ -69,8 +71,7 @@ def extract(
                 f"the subnet differs from its masked reference by {agreement.error:.3g} (allowed: {tolerance:.1g})",
                 error=agreement.error,
                 place=owner.graph.name,
-                remedy="this is a bug in coppice: please report the model and receipt; until then, name the layers "
-                "involved in build_space(ignore=...)",
+                remedy=REPORT,
             )
     noise = _reference(owner.graph, masked)
     module, kind, why = _module(owner.graph, extraction, noise)

@@ -16,6 +16,7 @@ from torch import fx, nn
 
 from coppice.core.errors import TraceError, UsageError
 from coppice.core.graph import Graph
+from coppice.core.tensors import check_finite
 from coppice.frontends.lift import is_library, lift
 
 Dynamic = bool | Mapping[str, Any] | tuple[Any, ...]
@@ -79,19 +80,7 @@ def _check(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> t
             place="trace",
             remedy=f"move both to one device, for example model.to({min(given)!r})",
         )
-    for name, parameter in model.named_parameters():
-        bad = 0 if parameter.is_meta else int((~torch.isfinite(parameter.detach())).sum())
-        if bad:
-            raise UsageError(
-                f"{bad} of {parameter.numel()} values are NaN or infinite",
-                place=f"parameter {name}",
-                remedy="load a checkpoint that trained without diverging; scores and checks would be meaningless here",
-            )
-    for name, buffer in model.named_buffers():  # infinity is left alone: attention masks hold it
-        if not buffer.is_meta and bool(buffer.detach().isnan().any()):
-            raise UsageError(
-                "it holds NaN", place=f"buffer {name}", remedy="load a checkpoint that trained without diverging"
-            )
+    check_finite((*model.named_parameters(), *model.named_buffers()))
     return args, kwargs
 
 

@@ -39,22 +39,3 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no shared/data folder beside the repository")
     return folder
-
-
-OPEN_FAULTS = {
-    "test_current_weights.py::test_after_loading_a_checkpoint_by_assignment": "the graph keeps the replaced tensors",
-    "test_current_weights.py::test_after_replacing_a_parameter": "the graph keeps the replaced tensors",
-    "test_current_weights.py::test_after_moving_it_to_another_precision": "the graph keeps the replaced tensors",
-    "test_current_weights.py::test_scores_see_them_too": "the graph keeps the replaced tensors",
-    "test_current_weights.py::test_a_model_that_diverged_is_not_validated": "weights are checked when traced only",
-    "test_extract.py::test_a_subnet_that_does_not_even_run_is_refused_by_name": "torch's error comes through",
-    "test_onnx.py::test_where_the_checker_refuses_no_file_is_left": "the checker's error comes through",
-}
-"""Faults that are known and not mended yet: their tests run, and are expected to fail for the reason given."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        for name, reason in OPEN_FAULTS.items():
-            if item.nodeid.endswith(name):
-                item.add_marker(pytest.mark.xfail(reason=reason, strict=False))

@@ -49,9 +49,8 @@ def export(graph: Graph, tensors: dict[str, torch.Tensor], path: Path, receipt: 
                 dynamic_shapes=_dynamic(graph), input_names=[n.name for n in graph.placeholders()],
             )  # fmt: skip
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UnsupportedError(
-            f"torch's ONNX exporter refuses the model: {first[:300]}",
+            f"torch's ONNX exporter refuses the model: {_first_line(error)}",
             place=str(path),
             remedy="replace the op it names by one with an ONNX form",
         ) from error
@@ -61,7 +60,14 @@ def export(graph: Graph, tensors: dict[str, torch.Tensor], path: Path, receipt: 
     def write(temporary: Path) -> None:
         with _quiet():
             program.save(str(temporary), external_data=False)
-        onnx.checker.check_model(str(temporary))
+        try:
+            onnx.checker.check_model(str(temporary))
+        except onnx.checker.ValidationError as error:
+            raise UnsupportedError(
+                f"the ONNX checker refuses the exported model: {_first_line(error)}",
+                place=str(path),
+                remedy="this is a fault of the exporter: please report the model; Subnet.save works without ONNX",
+            ) from error
 
     if large:
         raise UnsupportedError(
@@ -74,6 +80,10 @@ def export(graph: Graph, tensors: dict[str, torch.Tensor], path: Path, receipt: 
     if check and importlib.util.find_spec("onnxruntime") is not None:
         receipt["onnx"]["checked"] = _compare(graph, module, path)
     return path
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _wide(graph: Graph) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -11,12 +11,18 @@ import torch
 import torch.utils._pytree as pytree
 from torch import fx, nn
 
+from coppice.core.errors import CoppiceError, EquivalenceError
 from coppice.core.graph import FLOATING, Graph, Value
 
 TOLERANCE = 1e-9
 """Largest allowed relative difference in fp64."""
 FLOOR = 1e-3
 """Outputs smaller than this are compared as if they were this large: their digits are noise of larger sums."""
+
+REPORT = (
+    "this is a bug in coppice: please report the model and receipt; until then, name the layers involved in "
+    "build_space(ignore=...)"
+)
 
 
 @dataclass(frozen=True)
@@ -32,17 +38,37 @@ class Agreement:
 def compare(
     reference: Graph, masked: dict[str, torch.Tensor], subnet: Graph, *, trials: int = 2, seed: int = 0
 ) -> Agreement:
-    """Run both graphs in fp64 on the example inputs, on ``trials`` random ones, and at another batch size."""
+    """Run both graphs in fp64 on the example inputs, on ``trials`` random ones, and at another batch size.
+
+    Raises `EquivalenceError` where the subnet does not even run.
+    """
     full, small = _double(reference, masked), _double(subnet, subnet.tensors)
     worst, batches = 0.0, []
     with torch.no_grad(), _default_double():
         for args, kwargs in inputs_like(reference, trials, seed):
             args, kwargs = pytree.tree_map(_as_double, (args, kwargs))
-            worst = max(worst, difference(full.run(*args, **kwargs), small.run(*args, **kwargs), FLOOR))
+            expected = full.run(*args, **kwargs)
+            try:
+                found = small.run(*args, **kwargs)
+            except CoppiceError:
+                raise
+            except Exception as error:
+                raise _does_not_run(subnet, error) from error
+            worst = max(worst, difference(expected, found, FLOOR))
             batches += [
                 x.shape[0] for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.ndim
             ][:1]
     return Agreement(worst, len(batches), "float64", tuple(sorted(set(batches))))
+
+
+def _does_not_run(subnet: Graph, error: Exception) -> EquivalenceError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return EquivalenceError(
+        f"the subnet does not run: {first[:300]}",
+        error=float("inf"),
+        place=subnet.name,
+        remedy=REPORT,
+    )
 
 
 def module_gap(graph: Graph, tensors: dict[str, torch.Tensor], module: nn.Module) -> float:

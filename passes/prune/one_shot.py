@@ -8,6 +8,7 @@ from typing import Any
 from coppice.core.budget import BudgetLike, resolve
 from coppice.core.config import Config
 from coppice.core.space import Space
+from coppice.core.tensors import refresh
 from coppice.passes.prune.allocate import allocate
 from coppice.passes.prune.scores import Loss, unit_scores
 
@@ -27,4 +28,5 @@ def prune(
     Raises `BudgetError` with the closest reachable cost where the space cannot get there.
     """
     limits = resolve(budget, space)
+    refresh(space.graph)
     return allocate(space, unit_scores(space, score, calibration, loss, seed), limits)

@@ -24,6 +24,7 @@ from coppice.core.budget import BudgetLike, resolve
 from coppice.core.config import Config
 from coppice.core.errors import UsageError
 from coppice.core.space import Floats, Space
+from coppice.core.tensors import refresh
 from coppice.passes.prune.allocate import allocate
 from coppice.passes.train.units import UnitIndex
 
@@ -67,6 +68,7 @@ class DHSPG(torch.optim.Optimizer):
                 remedy="give the number of optimizer steps of the whole training, and 0 <= start < stop <= 1",
             )
         self.space, self.base, self.budget = space, base, resolve(budget, space)
+        refresh(space.graph)
         self._check_parameters()
         super().__init__([{"params": list(g["params"])} for g in base.param_groups], dict(base.defaults))
         self.param_groups = base.param_groups  # one list: schedulers that change it change the base

@@ -6,9 +6,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from coppice import CoppiceError, Space, build_space, extract, prune, trace
+from coppice import CoppiceError, Space, UsageError, build_space, extract, prune, trace
 from coppice.passes.extract.check import difference
 from zoo import MODELS
+
+
+class Tied(nn.Module):
+    """Two layers over one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.b(self.a(x).relu())
+        return y
 
 
 @pytest.fixture
@@ -65,11 +78,36 @@ def test_after_moving_it_to_another_precision(space: Space, model: nn.Module) ->
 
 
 def test_scores_see_them_too(space: Space, model: nn.Module) -> None:
-    other = model.state_dict()
-    other["block1.conv1.weight"] = other["block1.conv1.weight"].clone()
-    other["block1.conv1.weight"][:8] *= 100
-    model.load_state_dict(other, assign=True)
-    assert set(prune(space, {"macs": "30%"})["block1.conv1"]) <= set(range(8))
+    before = prune(space, {"macs": "30%"})
+    weight = model.state_dict()["block1.conv1.weight"]
+    scale = torch.ones(len(weight)).index_fill(0, torch.tensor(before["block1.conv1"]), 0.01)
+    model.load_state_dict({"block1.conv1.weight": weight * scale[:, None, None, None]}, strict=False, assign=True)
+    after = prune(space, {"macs": "30%"})
+    assert after != before
+    assert after == prune(build_space(trace(model, torch.randn(2, 1, 8, 8))), {"macs": "30%"})
+
+
+def test_a_tensor_of_another_shape_is_not_the_model_that_was_traced(space: Space, model: nn.Module) -> None:
+    model.set_submodule("head", nn.Linear(32, 7))
+    with pytest.raises(UsageError, match=r"tensor head.weight: its shape is \(7, 32\) and was \(10, 32\)"):
+        prune(space, {"macs": "30%"})
+
+
+def test_a_parameter_that_is_gone(space: Space, model: nn.Module) -> None:
+    model.set_submodule("head", nn.Identity())
+    with pytest.raises(UsageError, match=r"tensor head.weight: the model no longer has it"):
+        extract(space, space.full())
+
+
+def test_a_tie_that_broke() -> None:
+    """Loading by assignment unties shared weights; only equal ones can be cut as one."""
+    model = Tied()
+    space = build_space(trace(model, torch.randn(2, 6)))
+    model.load_state_dict({"b.weight": model.a.weight.detach().clone()}, strict=False, assign=True)
+    agrees(space, model, torch.randn(4, 6))
+    model.load_state_dict({"b.weight": torch.randn(6, 6)}, strict=False, assign=True)
+    with pytest.raises(UsageError, match="was one tensor with"):
+        extract(space, space.full())
 
 
 def test_a_model_that_diverged_is_not_validated(space: Space, model: nn.Module) -> None:
