@@ -13,7 +13,7 @@ from coppice.api.subnet import Subnet
 from coppice.core.budget import BudgetLike
 from coppice.frontends.torch import trace
 from coppice.passes.prune.one_shot import prune
-from coppice.passes.prune.scores import Loss
+from coppice.passes.prune.scores import Loss, listed
 from coppice.passes.space.build import Bound, Ignore, build_space
 
 
@@ -22,7 +22,7 @@ def compress(
     example_inputs: Any,
     *,
     budget: BudgetLike,
-    ignore: Ignore | str = (),
+    ignore: Ignore = (),
     round_to: int = 1,
     bounds: Mapping[str, Bound] | None = None,
     score: str | Mapping[str, Any] = "magnitude",
@@ -36,7 +36,7 @@ def compress(
     the ``taylor`` score needs them too. The arguments are those of `trace`, `build_space`, `prune` and `recalibrate`,
     and so are the errors.
     """
-    data = None if calibration is None else list(calibration)
+    data = None if calibration is None else list(listed(calibration))
     space = build_space(trace(model, example_inputs), ignore=ignore, round_to=round_to, bounds=bounds)
     subnet = extract(space, prune(space, budget, score, data, loss=loss, seed=seed), seed=seed)
     return subnet if not data else recalibrate(subnet, data)

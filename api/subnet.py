@@ -32,13 +32,16 @@ MAX_JSON = 256 << 20
 
 
 class GraphFile(BaseModel):
-    """``graph.json``: the text form by lines, other names of shared tensors, and how inputs and outputs nest."""
+    """``graph.json``: the text form by lines, other names of shared tensors, how inputs and outputs nest.
+
+    ``parameters`` says of each tensor that is a parameter whether it is trained.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     format: int
     aliases: dict[str, str]
-    parameters: list[str]
+    parameters: dict[str, bool]
     inputs: Any
     outputs: Any
     graph: list[str]
@@ -116,7 +119,7 @@ class Subnet:
             GraphFile(
                 format=FORMAT,
                 aliases=self.graph.aliases,
-                parameters=sorted(n for n, t in tensors.items() if isinstance(t, nn.Parameter)),
+                parameters={n: t.requires_grad for n, t in sorted(tensors.items()) if isinstance(t, nn.Parameter)},
                 inputs=spec_to_json(self.graph.in_spec),
                 outputs=spec_to_json(self.graph.out_spec),
                 graph=to_text(self.graph).splitlines(),
@@ -196,10 +199,9 @@ def load(path: str | Path) -> Subnet:
                 place=str(path / name),
                 remedy="the file was changed or damaged after it was saved; save the subnet again",
             )
-    parameters = set(stored.parameters)
     try:
         with safe_open(str(path / WEIGHTS), framework="pt") as file:
-            tensors = {name: _typed(file.get_tensor(name), name in parameters) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: _typed(file.get_tensor(name), stored.parameters.get(name)) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UsageError(f"not a safetensors file: {error}", place=str(path / WEIGHTS)) from None
     graph = from_text(
@@ -212,8 +214,10 @@ def load(path: str | Path) -> Subnet:
     return Subnet(graph, graph_model(graph), receipt)
 
 
-def _typed(tensor: torch.Tensor, parameter: bool) -> torch.Tensor:
-    return nn.Parameter(tensor, requires_grad=tensor.is_floating_point()) if parameter else tensor
+def _typed(tensor: torch.Tensor, trained: bool | None) -> torch.Tensor:
+    if trained is None:
+        return tensor
+    return nn.Parameter(tensor, requires_grad=trained and tensor.is_floating_point())
 
 
 def _stored(data: dict[str, Any], path: Path) -> GraphFile:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from coppice.core.cost import METRICS
 from coppice.core.errors import BudgetError, UsageError
 from coppice.core.names import unknown_name
@@ -31,14 +33,14 @@ class Budget:
 def resolve(budget: BudgetLike, space: Space) -> Budget:
     """Turn ``{"macs": "50%", "params": "1.2M"}`` into absolute limits, and check that the space can meet them.
 
-    A percentage is of the full model; numbers may end in k, M, G, KB, KiB and so on; one below 1 is a fraction.
+    A percentage is of the full model; numbers may end in k, M, G, KB, KiB and so on. A number below 1, and the float
+    1.0, is a fraction.
     Raises `UsageError` for what is no budget, `BudgetError` (with the closest reachable cost) for one out of reach.
     """
     if not isinstance(budget, Mapping) or not budget:
         raise UsageError(f"{budget!r} is no budget", place="budget", remedy='give a dict such as {"macs": "50%"}')
     full = space.cost(space.full())
-    least_widths = {f.name: f.widths[0] for f in space.families}
-    least = space.cost(space.with_widths(least_widths))
+    least = space.cost(np.array([[f.widths[0] for f in space.families]], np.int64).reshape(1, -1))
     limits: list[tuple[str, float]] = []
     for metric, value in budget.items():
         if metric not in METRICS:
@@ -76,7 +78,7 @@ def _amount(metric: str, value: str | int | float, full: float) -> float:
         if unit == "%" and not 0 < number <= 100:
             raise UsageError("a percentage must be above 0 and at most 100", place=place, remedy=remedy)
     else:
-        amount = float(value) * (full if isinstance(value, float) and value < 1 else 1.0)
+        amount = float(value) * (full if isinstance(value, float) and value <= 1 else 1.0)
     if not math.isfinite(amount) or amount <= 0:
         raise UsageError("a budget must be positive", place=place, remedy=remedy)
     return amount

@@ -13,7 +13,7 @@ from coppice.core.errors import UsageError
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to disk, and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_parent(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     temporary = Path(name)
@@ -40,7 +40,7 @@ def write_text(path: Path, text: str) -> None:
 @contextmanager
 def folder(path: Path) -> Iterator[Path]:
     """A folder that appears at ``path`` complete when the block ends, and not at all when it raises."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_parent(path)
     if path.exists() and not path.is_dir():
         raise UsageError(
             "there is a file of this name", place=str(path), remedy="give another folder, or move the file away"
@@ -65,6 +65,15 @@ def folder(path: Path) -> Iterator[Path]:
                 old.replace(path)
             raise
     _sync_folder(path.parent)
+
+
+def _make_parent(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(
+            "a file stands where a folder is needed", place=str(path.parent), remedy="give a path inside a folder"
+        ) from None
 
 
 def _sync_folder(path: Path) -> None:

@@ -226,6 +226,10 @@ RAW_CALLS: dict[str, Callable[[], object]] = {
     "build_space of a model": lambda: coppice.build_space(Net()),  # type: ignore[arg-type]
     "extract of a model": lambda: coppice.extract(Net(), coppice.Config.of({})),  # type: ignore[arg-type]
     "a bound of text": lambda: space(bounds={"conv1": "half"}),
+    "ignore none": lambda: space(ignore=None),
+    "ignore a number": lambda: space(ignore=3),
+    "one batch for calibration": lambda: coppice.compress(Net(), X, budget={"macs": "50%"}, calibration=X),
+    "calibration by number": lambda: coppice.prune(space(), {"macs": "50%"}, "taylor", 8),  # type: ignore[arg-type]
     "calibration of a wrong shape": lambda: coppice.compress(
         Net(), X, budget={"macs": "50%"}, calibration=[X[:, :2]], score="taylor"
     ),

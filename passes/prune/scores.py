@@ -68,7 +68,7 @@ def batches(space: Space, calibration: Iterable[Any]) -> Iterable[tuple[tuple[An
     """Read calibration batches as (args, kwargs, targets), telling (inputs, targets) from positional inputs."""
     spec = space.graph.in_spec
     positional = spec.children()[0].num_children
-    for batch in calibration:
+    for batch in listed(calibration):
         pair = isinstance(batch, (tuple, list)) and len(batch) == 2
         paired = pair and (positional == 1 or isinstance(batch[0], (tuple, list, dict)))
         inputs, targets = batch if paired else (batch, None)
@@ -76,6 +76,17 @@ def batches(space: Space, calibration: Iterable[Any]) -> Iterable[tuple[tuple[An
             yield (), dict(inputs), targets
         else:
             yield tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,), {}, targets
+
+
+def listed(calibration: Iterable[Any]) -> Iterable[Any]:
+    """``calibration`` itself, or `UsageError` where it is a single batch or nothing that yields batches."""
+    if isinstance(calibration, (torch.Tensor, Mapping, str)) or not isinstance(calibration, Iterable):
+        raise UsageError(
+            f"it is a {type(calibration).__name__}, not several batches",
+            place="calibration",
+            remedy="pass a list of batches, or a data loader",
+        )
+    return calibration
 
 
 def default_loss(output: Any, targets: Any) -> torch.Tensor:

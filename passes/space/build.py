@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,15 @@ from coppice.passes.analyze.labels import Analysis, analyze
 from coppice.passes.space.families import signatures
 from coppice.passes.space.price import price
 
-Ignore = Sequence[str | type[nn.Module] | nn.Module | re.Pattern[str]]
+Layer = str | type[nn.Module] | nn.Module | re.Pattern[str]
+Ignore = Layer | Iterable[Layer]
 Bound = int | float | tuple[int | float, int | float]
 
 
 def build_space(
     graph: Graph,
     *,
-    ignore: Ignore | str = (),
+    ignore: Ignore = (),
     round_to: int = 1,
     bounds: Mapping[str, Bound] | None = None,
     analysis: Analysis | None = None,
@@ -57,11 +58,12 @@ def build_space(
         raise UsageError(
             f"round_to is {round_to!r}", place="build_space", remedy="give a positive whole number, e.g. 8"
         )
+    layers = _listed(ignore)
     analysis = analysis or analyze(graph)
     graph.expect(analysis.version, "the analysis")
     flow = analysis.flow
     tensor_ids = [ids for axes in analysis.axes.values() for ids in axes if ids is not None]
-    solution = solve(flow, tensor_ids, list(_ignored(graph, analysis, [ignore] if isinstance(ignore, str) else ignore)))
+    solution = solve(flow, tensor_ids, _ignored(graph, analysis, layers))
     leaves = solution.leaves
     roles = Roles(graph)
     families = _families(analysis, solution, leaves, roles, round_to)
@@ -79,7 +81,7 @@ def build_space(
         labels=dict(analysis.labels),
         options={
             "round_to": round_to,
-            "ignore": [str(entry) for entry in ([ignore] if isinstance(ignore, str) else ignore)],
+            "ignore": [str(entry) for entry in layers],
         },
     )
 
@@ -175,7 +177,18 @@ class Roles:
 # ---- options -------------------------------------------------------------------------------------------------------
 
 
-def _ignored(graph: Graph, analysis: Analysis, ignore: Ignore) -> list[tuple[Ids, Reason]]:
+def _listed(ignore: Ignore) -> list[Layer]:
+    if isinstance(ignore, (str, type, nn.Module, re.Pattern)):
+        return [ignore]
+    try:
+        return list(ignore)
+    except TypeError:
+        raise UsageError(
+            f"{ignore!r} is no list of layers", place="ignore", remedy="give a name, a glob, or a list of them"
+        ) from None
+
+
+def _ignored(graph: Graph, analysis: Analysis, ignore: Sequence[Layer]) -> list[tuple[Ids, Reason]]:
     """Freeze the outputs of what the user wants left alone: every masked axis of the matching tensors."""
     result: list[tuple[Ids, Reason]] = []
     for entry in ignore:

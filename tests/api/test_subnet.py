@@ -72,6 +72,9 @@ def test_awkward_parts_come_back(awkward: nn.Module, inputs: Inputs, tmp_path: P
         assert isinstance(found["pair"], tuple)
         assert isinstance(found["pair"][1], list)
         assert found["pair"][1][1] is None
+    assert {n: p.requires_grad for n, p in loaded.module.named_parameters()} == {
+        n: p.requires_grad for n, p in awkward.named_parameters()
+    }
     assert loaded.graph.aliases == {"again.weight": "middle.weight"}
     assert loaded.module.get_parameter("middle.weight").shape == (6, 6)
     assert {n for n, _ in loaded.module.named_parameters()} == {n for n, _ in awkward.named_parameters()}
@@ -244,7 +247,7 @@ def test_a_folder_or_file_of_something_else_is_left_alone(tmp_path: Path) -> Non
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
     (tmp_path / "file").write_text("words")
-    for name in ("thesis", "file"):
+    for name in ("thesis", "file", "file/inside"):
         with pytest.raises(UsageError, match="give a"):
             subnet.save(tmp_path / name)
     assert contents(tmp_path) == {"thesis/thesis.tex": b"years of work", "file": b"words"}

@@ -35,6 +35,7 @@ def limit(amount: Any, metric: str = "macs", name: str = "digits") -> float:
         ("100%", 828_736),
         (0.5, 414_368),
         (np.float64(0.5), 414_368),
+        (1.0, 828_736),  # one MAC is no budget anybody asks for
         (414_368, 414_368),
         (414_368.0, 414_368),
         ("414368", 414_368),
