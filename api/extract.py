@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 import coppice
-from coppice.api.subnet import Subnet
+from coppice.api.subnet import Origin, Subnet
 from coppice.backends.module.graph_model import graph_model
 from coppice.backends.module.user_class import repair, with_tensors
 from coppice.core.config import Config
@@ -23,6 +23,7 @@ from coppice.core.space import Space
 from coppice.core.tensors import refresh
 from coppice.frontends.torch import tracing_mode
 from coppice.passes.extract.check import REPORT, TOLERANCE, Agreement, compare, module_gap
+from coppice.passes.extract.renormalise import reference_graph
 from coppice.passes.extract.slice import cut
 from coppice.passes.space.build import build_space
 
@@ -63,9 +64,10 @@ def extract(
     refresh(owner.graph)
     extraction = cut(owner, config)
     masked = owner.masked_tensors(config)
+    reference = reference_graph(owner, config)
     agreement: Agreement | None = None
     if validate and not owner.graph.is_meta:
-        agreement = compare(owner.graph, masked, extraction.graph, seed=seed)
+        agreement = compare(reference, masked, extraction.graph, extraction.exact(masked), seed=seed)
         if not agreement.error <= tolerance:
             raise EquivalenceError(
                 f"the subnet differs from its masked reference by {agreement.error:.3g} (allowed: {tolerance:.1g})",
@@ -75,10 +77,16 @@ def extract(
             )
     noise = _reference(owner.graph, masked)
     module, kind, why = _module(owner.graph, extraction, noise)
-    reference_kind = "user" if noise is not None and noise <= MOST_NOISE else "graph"
+    own = noise is not None and noise <= MOST_NOISE and reference is owner.graph
     receipt = _receipt(owner, config, agreement, tolerance, seed)
-    receipt["module"] = {"kind": kind, "why": why, "reference": reference_kind, "class": type(module).__name__}
-    return Subnet(extraction.graph, module, receipt, space=owner, config=config, masked=masked)
+    receipt["folded"] = sorted(extraction.folded)
+    receipt["module"] = {
+        "kind": kind,
+        "why": why,
+        "reference": "user" if own else "graph",
+        "class": type(module).__name__,
+    }
+    return Subnet(extraction.graph, module, receipt, Origin(owner, config, masked, reference, extraction))
 
 
 def _reference(graph: Graph, masked: dict[str, torch.Tensor]) -> float | None:
@@ -113,7 +121,7 @@ def _module(graph: Graph, extraction: Extraction, noise: float | None) -> tuple[
         return fallback, "graph", f"{name} cannot be copied and run in fp64 to be compared"
     try:
         own = with_tensors(graph.model, extraction.graph.tensors, extraction.graph.aliases)
-        repair(own, extraction.literals)
+        repair(own, extraction.literals, extraction.recounts)
         gap = _gap(extraction.graph, extraction.graph.tensors, own)
     except Exception as error:  # noqa: BLE001 (whatever the user's forward raises at sizes it does not expect)
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from coppice.api.subnet import Subnet
-from coppice.core.errors import EquivalenceError, UnsupportedError
+from coppice.core.errors import EquivalenceError
 from coppice.passes.extract.check import TOLERANCE, compare
 from coppice.passes.prune.scores import batches
 from coppice.passes.train.recalibrate import statistics
@@ -19,10 +19,9 @@ def recalibrate(subnet: Subnet, calibration: Iterable[Any]) -> Subnet:
 
     The reference follows, and the two are compared again.
     """
-    if subnet.space is None or subnet.config is None:
-        raise UnsupportedError("a loaded subnet does not carry the full model", place="recalibrate")
+    origin = subnet.extracted("recalibrate")
     tensors = subnet.tensors()
-    measured = statistics(subnet.graph, tensors, batches(subnet.space, calibration))
+    measured = statistics(subnet.graph, tensors, batches(origin.space, calibration))
     with torch.no_grad():
         for name, values in measured.items():
             tensors[name].copy_(values)
@@ -30,7 +29,8 @@ def recalibrate(subnet: Subnet, calibration: Iterable[Any]) -> Subnet:
             subnet.graph.tensors[name].copy_(tensor)
     subnet.receipt["recalibrated"] = sorted(measured)
     if measured and subnet.receipt["validated"]:
-        agreement = compare(subnet.space.graph, subnet.masked_tensors(), subnet.graph)
+        masked = subnet.masked_tensors(exact=True)
+        agreement = compare(origin.reference, masked, subnet.graph, origin.extraction.exact(masked))
         subnet.receipt["equivalence"]["error"] = agreement.error
         if not agreement.error <= TOLERANCE:
             raise EquivalenceError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from coppice.backends.module.graph_model import graph_model
 from coppice.backends.module.user_class import with_tensors
 from coppice.core.config import Config
 from coppice.core.errors import UnsupportedError, UsageError
+from coppice.core.extraction import Extraction, sliced
 from coppice.core.files import folder
 from coppice.core.graph import Graph
 from coppice.core.space import Space
@@ -47,6 +49,21 @@ class GraphFile(BaseModel):
     graph: list[str]
 
 
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """What a subnet that was extracted, not loaded, remembers of the full model.
+
+    ``masked`` are the full model's tensors with the slices of removed units zero, ``reference`` the graph that the
+    subnet must equal on them.
+    """
+
+    space: Space
+    config: Config
+    masked: Mapping[str, torch.Tensor]
+    reference: Graph
+    extraction: Extraction
+
+
 class Subnet:
     """One extracted model.
 
@@ -59,14 +76,19 @@ class Subnet:
         graph: Graph,
         module: nn.Module,
         receipt: dict[str, Any],
-        *,
-        space: Space | None = None,
-        config: Config | None = None,
-        masked: Mapping[str, torch.Tensor] | None = None,
+        origin: Origin | None = None,
     ) -> None:
-        self.graph, self.module, self.receipt = graph, module, receipt
-        self.space, self.config = space, config
-        self._masked = dict(masked or {})
+        self.graph, self.module, self.receipt, self.origin = graph, module, receipt, origin
+
+    @property
+    def space(self) -> Space | None:
+        """The space it was extracted from; None for a loaded subnet."""
+        return None if self.origin is None else self.origin.space
+
+    @property
+    def config(self) -> Config | None:
+        """What it keeps of that space; None for a loaded subnet (see ``receipt["config"]``)."""
+        return None if self.origin is None else self.origin.config
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
@@ -77,31 +99,41 @@ class Subnet:
         It follows the module: after fine-tuning, what stayed has its present weights. A copy of the user's own
         module where there is one. `UnsupportedError` for a subnet loaded from disk, which lacks the full model.
         """
-        if self.space is None:
+        origin = self.extracted("reference")
+        masked = self.masked_tensors()
+        model = origin.space.graph.model
+        if model is not None and self.receipt["module"]["reference"] == "user":
+            return with_tensors(model, masked, origin.reference.aliases)
+        return graph_model(origin.reference, {name: _detached(tensor) for name, tensor in masked.items()})
+
+    def extracted(self, what: str) -> Origin:
+        """The origin; `UnsupportedError` at ``what`` where the subnet was loaded and has none."""
+        if self.origin is None:
             raise UnsupportedError(
                 "a loaded subnet does not carry the full model",
-                place="reference",
+                place=what,
                 remedy="extract it again from the original model and receipt['config']",
             )
-        graph, masked = self.space.graph, self.masked_tensors()
-        if graph.model is not None and self.receipt["module"]["reference"] == "user":
-            return with_tensors(graph.model, masked, graph.aliases)
-        return graph_model(graph, {name: _detached(tensor) for name, tensor in masked.items()})
+        return self.origin
 
-    def masked_tensors(self) -> dict[str, torch.Tensor]:
+    def masked_tensors(self, *, exact: bool = False) -> dict[str, torch.Tensor]:
         """The tensors of `reference`: the module's own where they stayed, zero where the unit that left was made.
 
-        Slices that only read a removed unit keep the full model's values: they meet nothing but zeros.
+        Slices that only read a removed unit keep the full model's values: they meet nothing but zeros, or constants
+        that a bias of the subnet took over. Such a bias is given without them, in fp64 where ``exact``.
         """
-        if self.space is None or self.config is None:
-            raise UnsupportedError("a loaded subnet does not carry the full model", place="masked_tensors")
-        now, result = self.tensors(), dict(self._masked)
+        origin = self.extracted("masked_tensors")
+        now, result = self.tensors(), dict(origin.masked)
         with torch.no_grad():
-            for name, masks in self.space.keep_masks(self.config).items():
+            for name, masks in origin.space.keep_masks(origin.config).items():
                 if name in now and not now[name].is_meta:
                     full = _detached(result[name])
-                    result[name] = full
-                    _scatter(full, masks, now[name].detach().to(full.device))
+                    values = now[name].detach().to(full.device)
+                    if name in origin.extraction.folded:
+                        result[name] = _unfolded(origin, name, values, exact)
+                    else:
+                        _scatter(full, masks, values)
+                        result[name] = full
         return result
 
     # ---- out -----------------------------------------------------------------------------------------------------
@@ -153,6 +185,18 @@ class Subnet:
         from coppice.backends.onnx.export import export
 
         return export(self.graph, self.tensors(), Path(path), self.receipt, check=check)
+
+
+def _unfolded(origin: Origin, name: str, values: torch.Tensor, exact: bool) -> torch.Tensor:
+    """The full bias ``name`` whose cut and folded form is ``values``: the masked one, unless it was trained since."""
+    masked, offset = origin.masked[name].detach(), origin.extraction.folded[name].to(values.device)
+    kept = origin.extraction.kept.get(name, ())
+    if torch.equal(sliced((masked.double() + offset).to(values.dtype), kept), values):
+        return _detached(origin.masked[name])
+    full = masked.to(torch.float64, copy=True)
+    _scatter(full, kept, values.double())
+    full -= offset
+    return full if exact else nn.Parameter(full.to(masked.dtype), origin.masked[name].requires_grad)
 
 
 def _scatter(full: torch.Tensor, masks: Sequence[npt.NDArray[np.bool_] | None], values: torch.Tensor) -> None:

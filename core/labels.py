@@ -33,6 +33,9 @@ UNKNOWN = math.nan
 POISON = math.inf
 """The carry of a position whose slice may hold NaN or infinity once its unit is removed."""
 
+RESIDUAL = ("exact", "renormalise", "freeze")
+"""Averages over units: over the original count, over the count that stays, or not at all (units under them stay)."""
+
 
 @dataclass(frozen=True)
 class Reason:
@@ -183,6 +186,10 @@ class Flow:
     freezes: list[tuple[Ids, Reason]] = field(default_factory=list)
     produced: list[Ids] = field(default_factory=list)
     statistics: list[Ids] = field(default_factory=list)
+    folds: dict[fx.Node, Axis] = field(default_factory=dict)
+    """Contractions whose removed positions hold constants, which their bias takes over: the axis summed over."""
+    residual: str = "exact"
+    """What is done where a norm averages over units (`RESIDUAL`)."""
     consumed: list[Ids] = field(default_factory=list)
     labels: dict[fx.Node, Label | tuple[Label, ...]] = field(default_factory=dict)
     here: Reason = field(default_factory=lambda: Reason(""))

@@ -115,6 +115,9 @@ class Space:
     """int[classes, depth]: the leaf classes whose removal removes a class, padded with -1."""
     costs: CostModel
     labels: Mapping[fx.Node, Label | tuple[Label, ...]]
+    folds: Mapping[fx.Node, Axis] = field(default_factory=dict)
+    """Calls whose bias takes over constants, and the axis that holds them (`coppice.core.labels.Flow.folds`)."""
+    residual: str = "exact"
     options: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

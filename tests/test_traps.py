@@ -80,8 +80,7 @@ FROZEN = {
     "softplus": (nn.Softplus(), "the constant 0.6931"),
     "plus constant": (Do("plus"), "the constant 0.3"),
     "channel softmax": (Do("softmax"), "compared with the others"),
-    "layer norm over channels": (Norm(), "averaged over"),
-    "channel mean": (Do("mean"), "reduced over"),
+    "channel mean taken off": (Do("mean"), "a value that depends on the other units"),
 }
 
 
@@ -96,6 +95,27 @@ def test_a_unit_that_does_not_arrive_as_zero_is_frozen_with_its_line(name: str) 
     assert fact in entry.reason
     assert entry.source.startswith("test_traps.py:")
     assert naive_gap(model) > 1e-3, "cutting conv1's channels here really changes the result"
+
+
+@pytest.mark.parametrize("residual", ["exact", "renormalise"])
+def test_a_norm_over_channels_counts_as_it_is_told(residual: str) -> None:
+    torch.manual_seed(0)
+    model = Between(Norm()).double().eval()
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    space = coppice.build_space(coppice.trace(model, x), residual=residual)
+    subnet = coppice.extract(space, space.with_widths({"conv1": 5}))
+    assert isinstance(subnet.module, Between)
+    with torch.no_grad():
+        masked = copy.deepcopy(model)
+        for name, masks in space.zero_masks(space.with_widths({"conv1": 5})).items():
+            if masks[0] is not None:
+                masked.get_parameter(name)[torch.from_numpy(masks[0])] = 0
+        assert torch.allclose(subnet.module(x), subnet.reference()(x), rtol=0, atol=1e-12)
+        assert torch.allclose(subnet.module(x), masked(x), rtol=0, atol=1e-12) == (residual == "exact")
+    assert naive_gap(model) > 1e-3, "to average over fewer channels really changes the result"
+    frozen = coppice.build_space(space.graph, residual="freeze")
+    assert not frozen.families
+    assert "averaged over" in next(e.reason for e in frozen.frozen if e.axis == "conv1.weight[out]")
 
 
 MOVED = {"flip": Do("flip"), "roll": Do("roll"), "chunk": Do("chunk")}

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from coppice.backends.module.graph_model import place
-from coppice.core.extraction import Literal
+from coppice.backends.module.norms import keep_count
+from coppice.core.extraction import Literal, Recount
 
 
 def with_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], aliases: dict[str, str]) -> nn.Module:
@@ -38,11 +39,21 @@ def with_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], aliases: di
     return result.eval()
 
 
-def repair(model: nn.Module, literals: Iterable[Literal]) -> None:
-    """Set the size attributes of ``model`` and its parts to what their parameters and calls now are."""
+def repair(model: nn.Module, literals: Iterable[Literal], recounts: Iterable[Recount] = ()) -> None:
+    """Set the size attributes of ``model`` and its parts to what their parameters and calls now are.
+
+    Norms that must count units which left (``recounts``) are made to: see `coppice.backends.module.norms`.
+    """
     _from_literals(model, literals)  # matches the old sizes, so it comes first
     for module in model.modules():
         _from_shapes(module)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    done: set[int] = set()
+    for recount in recounts:
+        norm = modules.get(recount.modules[-1]) if recount.modules else None
+        if norm is not None and id(norm) not in done:
+            done.add(id(norm))
+            keep_count(norm, recount.present, recount.full)
 
 
 def _from_shapes(module: nn.Module) -> None:

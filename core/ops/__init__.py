@@ -9,7 +9,7 @@ An op without a row freezes whatever reaches it.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol
@@ -48,12 +48,32 @@ class Rewrite:
     target: Any = None
 
 
+Recount = Callable[[fx.Graph, fx.Node, Sequence[int], Sequence[int]], fx.Node]
+
+
+@dataclass(frozen=True)
+class Average:
+    """An op that averages over units whose slices are zero once they are removed.
+
+    ``axes`` are those averaged over; ``sizes`` names the argument that holds their sizes, where there is one. Two
+    functions change a copied node, of which ``present`` positions along each axis stay and ``full`` were; they insert
+    calls and return the node that now stands for it. ``keep_count`` lets one that sees what stays average over as many
+    as before; ``drop_zeros`` lets one that sees all, the removed ones zero, average over as many as stay.
+    """
+
+    axes: Callable[[Call, Callable[[fx.Node], Label]], tuple[Axis, ...]]
+    keep_count: Recount
+    drop_zeros: Recount
+    sizes: str | None = None
+
+
 @dataclass(frozen=True)
 class Op:
     """One row.
 
     ``transport`` rows only move elements: a static value stays the parameter it came from. ``roles`` names the axes of
-    tensor arguments. ``identity`` says of a call whether it returns its first argument as it is.
+    tensor arguments. ``identity`` says of a call whether it returns its first argument as it is. ``average`` is given
+    for ops that average over units.
     """
 
     name: str
@@ -63,6 +83,7 @@ class Op:
     transport: bool = False
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     identity: Callable[[Call], bool] | None = None
+    average: Average | None = None
 
     def role(self, user: fx.Node, tensor: fx.Node, axis: int) -> str:
         """The name this op gives to an axis of one of its arguments (the last name covers all further axes)."""
@@ -84,12 +105,13 @@ def row(
     transport: bool = False,
     roles: Mapping[str, tuple[str, ...]] | None = None,
     identity: Callable[[Call], bool] | None = None,
+    average: Average | None = None,
 ) -> None:
     """Add one row under each of ``names`` (``aten.conv2d``: all overloads; ``aten.add.Tensor``: that one)."""
     for name in names:
         if name in OPS:
             raise ValueError(f"the op table has two rows for {name}")
-        OPS[name] = Op(name, labels, macs, rewrite, transport, roles or {}, identity)
+        OPS[name] = Op(name, labels, macs, rewrite, transport, roles or {}, identity, average)
 
 
 @cache

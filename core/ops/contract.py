@@ -2,14 +2,17 @@
 
 A contracted position may leave exactly when what it adds to the sum is zero once its unit is removed. Where one operand
 is a weight (computed from parameters alone), the data must be zero by itself: the weight's slice is cut, never masked.
+Data that holds a constant may leave too, where the call has a bias that can take over what the constant adds.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from torch import fx
 
 from coppice.core.calls import Call
 from coppice.core.labels import (
@@ -28,35 +31,65 @@ from coppice.core.labels import (
 from coppice.core.ops import Cut, Macs, Rewrite, row
 from coppice.core.ops.views import regroup
 
+CONSTANT = "the constant"
+PLAIN = ""
 NONZERO = "still contributes {carry} to `{node}` once it is removed"
 
 
-def contract(flow: Flow, call: Call, a: Label, ka: int, b: Label, kb: int) -> Axis:
-    """Tie axis ``ka`` of ``a`` to axis ``kb`` of ``b`` and freeze what does not arrive as zero; returns the axis."""
+def contract(flow: Flow, call: Call, a: Label, ka: int, b: Label, kb: int, no_fold: str | None = PLAIN) -> Axis:
+    """Tie axis ``ka`` of ``a`` to axis ``kb`` of ``b`` and freeze what does not arrive as zero; returns the axis.
+
+    Where ``no_fold`` is None a constant may arrive too: the call's bias takes over what it adds. Else it says why not.
+    """
     axes = a.axes[ka], b.axes[kb]
+    weighted = a.static != b.static
+    if not weighted:
+        no_fold = PLAIN
     out: list[Factor] = []
+    folded: list[Factor] = []
     for tied in flow.tie(axes, f"is summed over in `{call.node.name}` with an axis that no parameter makes"):
         ids = tied.ids
         if ids is None:
             out.append(Factor(tied.size, origin=tied.origin))
+            folded.append(out[-1])
             continue
         one, two = tied.carries
         out.append(Factor(tied.size, ids, np.zeros(tied.size)))
-        if a.static != b.static:
+        if weighted:
             data = two if a.static else one
-            exact = data == 0
+            exact = np.isfinite(data) if no_fold is None else data == 0
         else:
             data = np.where(one == 0, two, one)
             exact = ((one == 0) | (two == 0)) & ~np.isinf(one) & ~np.isinf(two)
+        folded.append(Factor(tied.size, ids, np.where(exact, data, 0.0)))
         if not exact.all():
             for text in {_carries(c) for c in data[~exact].tolist()}:
                 hit = ~exact & np.array([_carries(c) == text for c in data.tolist()])
-                flow.freeze(ids[hit], NONZERO.format(carry=text, node=call.node.name), REMEDY)
+                why = (no_fold or "") if text.startswith(CONSTANT) else ""
+                flow.freeze(ids[hit], NONZERO.format(carry=text, node=call.node.name) + why, REMEDY)
+    if no_fold is None and any(f.carry is not None and (f.carry != 0).any() for f in folded):
+        flow.folds[call.node] = tuple(folded)
     if b.static and not a.static:
         flow.consume(b.axes[kb])
     if a.static and not b.static:
         flow.consume(a.axes[ka])
     return tuple(out)
+
+
+def bias_takes(call: Call) -> str | None:
+    """None where the call's bias can take over constants that its input holds; else why it cannot."""
+    if not (_own_tensor(call["weight"]) and _own_tensor(call["bias"])):
+        return f", and `{call.node.name}` has no bias of its own to take that over"
+    if call.get("groups", 1) != 1:
+        return f", and `{call.node.name}` is grouped"
+    padding = call.get("padding", 0)
+    if padding == "same" or any(padding if isinstance(padding, (list, tuple)) else ()):
+        return f", and less at the border, which `{call.node.name}` pads with zeros"
+    return None
+
+
+def _own_tensor(node: Any) -> bool:
+    return isinstance(node, fx.Node) and node.op == "get_attr" and len(node.users) == 1
 
 
 REMEDY = "keep zero at zero between the two layers (for example ReLU, SiLU or GELU in place of an op with f(0) != 0)"
@@ -65,7 +98,7 @@ REMEDY = "keep zero at zero between the two layers (for example ReLU, SiLU or GE
 def _carries(carry: float) -> str:
     if math.isnan(carry):
         return "a value that depends on the other units"
-    return "NaN or infinity" if math.isinf(carry) else f"the constant {carry:.4g}"
+    return "NaN or infinity" if math.isinf(carry) else f"{CONSTANT} {carry:.4g}"
 
 
 def add_bias(flow: Flow, axis: Axis, bias: Axis) -> Axis:
@@ -88,7 +121,7 @@ def _others(axes: Sequence[Axis], biased: bool) -> list[Axis]:
 def _linear(flow: Flow, call: Call) -> Label:
     x, w = flow.of(call["input"]), flow.of(call["weight"])
     bias = flow.of(call["bias"]) if call["bias"] is not None else None
-    contract(flow, call, x, -1, w, -1)
+    contract(flow, call, x, -1, w, -1, bias_takes(call))
     static = x.static and w.static and (bias is None or bias.static)
     if len(w.axes) == 1:
         return Label(tuple(_others(x.axes[:-1], bias is not None)), static)
@@ -149,7 +182,7 @@ def _convolution(flow: Flow, call: Call, transposed: bool) -> Label:
         flow.freeze_axis(axis, f"is an axis that `{call.node.name}` slides its window along")
     inner, outer = (w.axes[0], w.axes[1]) if transposed else (w.axes[1], w.axes[0])
     if groups == 1:
-        contract(flow, call, x, at, w, 0 if transposed else 1)
+        contract(flow, call, x, at, w, 0 if transposed else 1, PLAIN if transposed else bias_takes(call))
         out = keep_zero(outer)
     else:
         x_group, x_inner = regroup(flow, [x.axes[at]], [groups, axis_size(x.axes[at]) // groups])

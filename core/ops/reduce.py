@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+
 import numpy as np
+import torch
+from torch import fx
 
 from coppice.core.calls import Call
+from coppice.core.graph import value_of
 from coppice.core.labels import Axis, Flow, Label, axis_size, forget, free, keep_zero
-from coppice.core.ops import row
+from coppice.core.ops import Average, row
+from coppice.core.ops.insert import insert
 
 
 def _dims(call: Call, rank: int) -> list[int]:
@@ -37,6 +44,29 @@ def _reduce(flow: Flow, call: Call, additive: bool) -> Label:
         if keep:
             axes.append(())
     return Label(tuple(axes), x.static)
+
+
+def _mean(flow: Flow, call: Call) -> Label:
+    """A mean that keeps its count is a sum: a zero adds nothing."""
+    return _reduce(flow, call, additive=flow.residual != "freeze")
+
+
+def _meant(call: Call, of: Callable[[fx.Node], Label]) -> tuple[Axis, ...]:
+    x = of(call["self"])
+    return tuple(x.axes[k] for k in _dims(call, len(x.axes)))
+
+
+def _keep_mean(graph: fx.Graph, node: fx.Node, present: Sequence[int], full: Sequence[int]) -> fx.Node:
+    return _times(graph, node, math.prod(present) / math.prod(full))
+
+
+def _mean_of_present(graph: fx.Graph, node: fx.Node, present: Sequence[int], full: Sequence[int]) -> fx.Node:
+    return _times(graph, node, math.prod(full) / math.prod(present))
+
+
+def _times(graph: fx.Graph, node: fx.Node, ratio: float) -> fx.Node:
+    with graph.inserting_after(node):
+        return insert(graph, torch.ops.aten.mul.Tensor, (node, ratio), value_of(node).shape, node)
 
 
 def _sum(flow: Flow, call: Call) -> Label:
@@ -101,10 +131,11 @@ def _similarity(flow: Flow, call: Call) -> Label:
 row("aten.cosine_similarity", labels=_similarity)
 row("aten.sum", "aten.linalg_vector_norm", "aten.norm", labels=_sum)
 row(
-    "aten.mean", "aten.amax", "aten.amin", "aten.max.default", "aten.min.default", "aten.var", "aten.std", "aten.prod",
+    "aten.amax", "aten.amin", "aten.max.default", "aten.min.default", "aten.var", "aten.std", "aten.prod",
     "aten.argmax", "aten.argmin", "aten.any", "aten.all", "aten.count_nonzero",
     labels=_count,
 )  # fmt: skip
+row("aten.mean", labels=_mean, average=Average(_meant, _keep_mean, _mean_of_present))
 row("aten.logsumexp", labels=_log_sum)
 row("aten.softmax", "aten.log_softmax", "aten._softmax", "aten._log_softmax", labels=_along)
 row("aten.cumsum", labels=_cumulative)

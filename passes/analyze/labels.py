@@ -39,9 +39,12 @@ class Analysis:
         return self.flow.labels
 
 
-def analyze(graph: Graph) -> Analysis:
-    """Walk ``graph`` once, in order; near-linear in the number of nodes and units."""
-    flow = Flow()
+def analyze(graph: Graph, residual: str = "exact") -> Analysis:
+    """Walk ``graph`` once, in order; near-linear in the number of nodes and units.
+
+    ``residual`` says what an average over units means once some are gone (`coppice.core.labels.RESIDUAL`).
+    """
+    flow = Flow(residual=residual)
     axes: dict[str, tuple[Ids | None, ...]] = {}
     for node in graph.fx.nodes:
         flow.here = Reason("", node.name, str(node.meta.get("source", "")))

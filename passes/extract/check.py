@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,13 +36,21 @@ class Agreement:
 
 
 def compare(
-    reference: Graph, masked: dict[str, torch.Tensor], subnet: Graph, *, trials: int = 2, seed: int = 0
+    reference: Graph,
+    masked: Mapping[str, torch.Tensor],
+    subnet: Graph,
+    tensors: Mapping[str, torch.Tensor] | None = None,
+    *,
+    trials: int = 2,
+    seed: int = 0,
 ) -> Agreement:
     """Run both graphs in fp64 on the example inputs, on ``trials`` random ones, and at another batch size.
 
+    ``tensors`` stand in for the subnet's own.
+
     Raises `EquivalenceError` where the subnet does not even run.
     """
-    full, small = _double(reference, masked), _double(subnet, subnet.tensors)
+    full, small = _double(reference, masked), _double(subnet, subnet.tensors if tensors is None else tensors)
     worst, batches = 0.0, []
     with torch.no_grad(), _default_double():
         for args, kwargs in inputs_like(reference, trials, seed):
@@ -147,7 +155,7 @@ def _as_double(x: Any) -> Any:
     return x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
 
 
-def _double(graph: Graph, tensors: dict[str, torch.Tensor]) -> Graph:
+def _double(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> Graph:
     """The same graph computing in fp64: tensors and dtype arguments widened."""
     body = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import fx, nn
 
 from coppice.core.calls import Call
 from coppice.core.config import Config
-from coppice.core.extraction import Extraction, Literal
+from coppice.core.extraction import Extraction, Literal, Recount, sliced
 from coppice.core.graph import Value
-from coppice.core.labels import Axis, Label, labelled
+from coppice.core.labels import Axis, Label, axis_size, labelled
 from coppice.core.ops import lookup
 from coppice.core.solve import Bools
 from coppice.core.space import Space
@@ -43,6 +44,17 @@ class SpaceCut:
             known = self._keep[id(axis)] = (axis, self._space.axis_keep(axis, self._gone))
         return known[1]
 
+    def constants(self, axis: Axis) -> npt.NDArray[np.float64]:
+        """What the removed positions of ``axis`` hold, and zero where a position stays."""
+        sizes = [factor.size for factor in axis]
+        result = np.zeros(sizes)
+        for k, factor in enumerate(axis):
+            if factor.ids is not None and factor.carry is not None:
+                gone = ~self.keep((factor,))
+                along = np.where(gone, factor.carry, 0.0).reshape([-1 if j == k else 1 for j in range(len(sizes))])
+                result = np.where(np.broadcast_to(along, sizes) != 0, along, result)
+        return result.reshape(-1)
+
     def count(self, axis: Axis) -> int:
         return int(self.keep(axis).sum())
 
@@ -58,10 +70,12 @@ def cut(space: Space, config: Config) -> Extraction:
         name: tuple(None if m is None or m.all() else m for m in masks)
         for name, masks in space.keep_masks(config).items()
     }
-    tensors = {name: _sliced(tensor, kept.get(name, ())) for name, tensor in graph.tensors.items()}
+    folded = _folded(space, config, view)
+    tensors = {name: _part(tensor, folded.get(name), kept.get(name, ())) for name, tensor in graph.tensors.items()}
     small = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     literals: list[Literal] = []
+    recounts: list[Recount] = []
     for node in graph.fx.nodes:
         new = small.node_copy(node, lambda n: env[n])
         new.meta = {key: node.meta[key] for key in ("value", "source", "modules") if key in node.meta}
@@ -71,6 +85,9 @@ def cut(space: Space, config: Config) -> Extraction:
         label = space.labels.get(node)
         if label is not None and node.op != "output":
             new.meta["value"] = _value(node.meta["value"], label, view)
+        if node.op == "call_function":
+            env[node], recount = _recounted(node, new, view, space.residual)
+            recounts += recount
     result = replace(
         graph,
         fx=small,
@@ -83,15 +100,27 @@ def cut(space: Space, config: Config) -> Extraction:
     )
     result.verify()
     TIDY.run(result)
-    return Extraction(result, kept, tuple(literals))
+    return Extraction(result, kept, tuple(literals), tuple(recounts), folded)
 
 
-def _sliced(tensor: torch.Tensor, masks: Sequence[Bools | None]) -> torch.Tensor:
+def _folded(space: Space, config: Config, view: SpaceCut) -> dict[str, torch.Tensor]:
+    """Per bias, what the constants of removed units add to it, in fp64: W c, summed over a convolution's window."""
+    masked = space.masked_tensors(config) if space.folds else {}
+    result: dict[str, torch.Tensor] = {}
+    for node, axis in space.folds.items():
+        constants = view.constants(axis)
+        if constants.any():
+            weight = masked[str(Call(node)["weight"].target)].detach().double()
+            matrix = weight.flatten(2).sum(-1) if weight.ndim > 2 else weight
+            result[str(Call(node)["bias"].target)] = matrix @ torch.from_numpy(constants).to(weight.device)
+    return result
+
+
+def _part(tensor: torch.Tensor, offset: torch.Tensor | None, masks: tuple[Bools | None, ...]) -> torch.Tensor:
     data = tensor.detach()
-    for k, mask in enumerate(masks):
-        if mask is not None:
-            data = data.index_select(k, torch.from_numpy(np.flatnonzero(mask)).to(data.device))
-    data = data.clone(memory_format=torch.contiguous_format)
+    if offset is not None:
+        data = (data.double() + offset).to(data.dtype)
+    data = sliced(data, masks)
     return nn.Parameter(data, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
 
 
@@ -134,6 +163,24 @@ def _rewrite(node: fx.Node, new: fx.Node, view: SpaceCut, env: dict[fx.Node, fx.
         for old, now in _pairs(call.get(name), value)
         if old != now
     ]
+
+
+def _recounted(node: fx.Node, new: fx.Node, view: SpaceCut, residual: str) -> tuple[fx.Node, list[Recount]]:
+    """The node that stands for ``node`` once averages over units keep their count, if they are to."""
+    op = lookup(node.target)
+    if op is None or op.average is None:
+        return new, []
+    call = Call(node)
+    axes = op.average.axes(call, view.of)
+    present, full = [view.count(axis) for axis in axes], [axis_size(axis) for axis in axes]
+    if present == full:
+        return new, []
+    if residual == "renormalise":
+        if op.average.sizes is not None:
+            new.args, new.kwargs = Call(new).with_arguments({op.average.sizes: present})
+        return new, []
+    modules = tuple(node.meta.get("modules", ()))
+    return op.average.keep_count(new.graph, new, present, full), [Recount(modules, math.prod(present), math.prod(full))]
 
 
 def _pairs(old: Any, new: Any) -> list[tuple[int, int]]:

@@ -12,7 +12,7 @@ from torch import fx, nn
 from coppice.core.cost import CostModel
 from coppice.core.errors import UnsupportedError, UsageError
 from coppice.core.graph import Graph
-from coppice.core.labels import Ids, Reason
+from coppice.core.labels import RESIDUAL, Ids, Reason
 from coppice.core.names import unknown_name
 from coppice.core.ops import Op, lookup
 from coppice.core.solve import Solution, solve
@@ -32,6 +32,7 @@ def build_space(
     ignore: Ignore = (),
     round_to: int = 1,
     bounds: Mapping[str, Bound] | None = None,
+    residual: str = "exact",
     analysis: Analysis | None = None,
 ) -> Space:
     """The space of subnets of ``graph``.
@@ -39,6 +40,9 @@ def build_space(
     ``ignore`` names what keeps all its outputs: parameter or module names, glob patterns, compiled regexes, module
     types or instances. ``round_to`` makes the channels of every cut axis a multiple of it. ``bounds`` maps family or
     module names to the least width that may stay (an int, or a fraction of the family), or to (least, most).
+    ``residual`` decides over units that a layer norm or RMS norm averages over: ``"exact"`` lets them leave and keeps
+    the original count in the average, ``"renormalise"`` averages over what stays (the reference then does, too), and
+    ``"freeze"`` keeps them. A given ``analysis`` has its own.
 
     Raises `UnsupportedError` for a model without parameters, `UsageError` for names that match nothing.
     """
@@ -59,7 +63,9 @@ def build_space(
             f"round_to is {round_to!r}", place="build_space", remedy="give a positive whole number, e.g. 8"
         )
     layers = _listed(ignore)
-    analysis = analysis or analyze(graph)
+    if residual not in RESIDUAL:
+        raise unknown_name("residual mode", residual, RESIDUAL)
+    analysis = analysis or analyze(graph, residual)
     graph.expect(analysis.version, "the analysis")
     flow = analysis.flow
     tensor_ids = [ids for axes in analysis.axes.values() for ids in axes if ids is not None]
@@ -79,9 +85,12 @@ def build_space(
         leaves=leaves,
         costs=_price(analysis, solution, leaves, families),
         labels=dict(analysis.labels),
+        folds=dict(flow.folds),
+        residual=flow.residual,
         options={
             "round_to": round_to,
             "ignore": [str(entry) for entry in layers],
+            "residual": flow.residual,
         },
     )
 

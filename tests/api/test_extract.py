@@ -59,10 +59,11 @@ def test_the_receipt_has_these_fields_and_is_json(space: Space) -> None:
             "trials": 4,
             "batches": [2, 3],
         },
+        "folded": [],
         "validated": True,
         "config": {name: list(units) for name, units in config.items()},
         "widths": {f.name: [f.size, len(config[f.name])] for f in space.families},
-        "options": {"round_to": 1, "ignore": []},
+        "options": {"round_to": 1, "ignore": [], "residual": "exact"},
         "notes": [],
         "seed": 5,
         "versions": {
@@ -104,7 +105,7 @@ def test_a_graph_will_do_and_finds_the_space_its_config_came_from() -> None:
     space = build_space(graph, round_to=4, ignore="block1.*")
     subnet = extract(graph, space.uniform(0.5))
     assert subnet.space is space
-    assert subnet.receipt["options"] == {"round_to": 4, "ignore": ["block1.*"]}
+    assert subnet.receipt["options"] == {"round_to": 4, "ignore": ["block1.*"], "residual": "exact"}
 
 
 def test_a_config_from_json_will_do(space: Space) -> None:

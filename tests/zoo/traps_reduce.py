@@ -64,9 +64,11 @@ TO_ALL: dict[str, Op] = {  # frozen; the consumer reads every channel
     "local_response_norm": lambda x: F.local_response_norm(x, 3, alpha=0.5),
 }
 FROZEN_MODULES: dict[str, Callable[[int], nn.Module]] = {
+    "conv_along_channels": lambda _: ConvAlongChannels(),
+}
+AVERAGES: dict[str, Callable[[int], nn.Module]] = {  # a zero adds nothing to a sum whose divisor stays
     "group_norm_one": lambda w: nn.GroupNorm(1, w),
     "layer_norm": ChannelsLastNorm,
-    "conv_along_channels": lambda _: ConvAlongChannels(),
 }
 SUMS: dict[str, Op] = {  # a zero adds nothing
     "sum": lambda x: x.sum(1, keepdim=True),
@@ -88,10 +90,19 @@ CASES: list[Case] = [
     *(between(name, "reduce", "expect_frozen", op, read=one) for name, op in TO_ONE.items()),
     *(between(name, "reduce", "expect_frozen", op) for name, op in TO_ALL.items()),
     *(between(name, "reduce", "expect_frozen", make=make, frozen=NORMS) for name, make in FROZEN_MODULES.items()),
+    *(between(name, "reduce", "expect", make=make, also=NORMS, resizable=False) for name, make in AVERAGES.items()),
     *(between(name, "reduce", "expect", op, read=one) for name, op in SUMS.items()),
     *(two(name, "reduce", "expect", op, read=one) for name, op in SUM_PAIRS.items()),
     between("topk", "reduce", "expect_frozen", lambda x: x.topk(4, dim=1).values, read=lambda _: 4),
-    between("mean", "reduce", "later", lambda x: x.mean(1, keepdim=True), read=one, note="the divisor changes"),
+    between(
+        "mean",
+        "reduce",
+        "expect",
+        lambda x: x.mean(1, keepdim=True),
+        read=one,
+        note="the divisor must stay",
+        resizable=False,
+    ),
     between(
         "mean_by_hand",
         "reduce",
@@ -109,7 +120,7 @@ CASES: list[Case] = [
     between(
         "group_norm", "reduce", "may", make=lambda w: nn.GroupNorm(w // 2, w), also=NORMS, note="whole groups only"
     ),
-    between("rms_norm", "reduce", "later", make=RmsNorm, also=NORMS, note="the divisor changes"),
+    between("rms_norm", "reduce", "expect", make=RmsNorm, also=NORMS, note="the divisor must stay", resizable=False),
     between(
         "layer_norm_spatial",
         "reduce",
@@ -118,5 +129,5 @@ CASES: list[Case] = [
         frozen=NORMS,
         note="its bias map, shared by all channels, reaches the consumer",
     ),
-    between("layer_norm_all", "reduce", "expect_frozen", make=lambda w: nn.LayerNorm([w, 8, 8]), frozen=NORMS),
+    between("layer_norm_all", "reduce", "expect", make=lambda w: nn.LayerNorm([w, 8, 8]), also=NORMS, resizable=False),
 ]
