@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,9 @@ from torch import fx, nn
 
 import coppice
 from coppice.api.subnet import Origin, Subnet
+from coppice.backends.module.graft import graft, places, record
 from coppice.backends.module.graph_model import graph_model
+from coppice.backends.module.provenance import Provenance, observe
 from coppice.backends.module.user_class import repair, with_tensors
 from coppice.core.config import Config
 from coppice.core.cost import METRICS
@@ -67,7 +71,7 @@ def extract(
     reference = reference_graph(owner, config)
     agreement: Agreement | None = None
     if validate and not owner.graph.is_meta:
-        agreement = compare(reference, masked, extraction.graph, extraction.exact(masked), seed=seed)
+        agreement = compare(reference, masked, extraction.graph, seed=seed)
         if not agreement.error <= tolerance:
             raise EquivalenceError(
                 f"the subnet differs from its masked reference by {agreement.error:.3g} (allowed: {tolerance:.1g})",
@@ -76,17 +80,18 @@ def extract(
                 remedy=REPORT,
             )
     noise = _reference(owner.graph, masked)
-    module, kind, why = _module(owner.graph, extraction, noise)
+    built = _module(owner.graph, extraction, noise)
     own = noise is not None and noise <= MOST_NOISE and reference is owner.graph
     receipt = _receipt(owner, config, agreement, tolerance, seed)
     receipt["folded"] = sorted(extraction.folded)
     receipt["module"] = {
-        "kind": kind,
-        "why": why,
+        "kind": built.kind,
+        "why": built.why,
         "reference": "user" if own else "graph",
-        "class": type(module).__name__,
+        "class": type(built.module).__name__,
+        "rewritten": list(built.rewritten),
     }
-    return Subnet(extraction.graph, module, receipt, Origin(owner, config, masked, reference, extraction))
+    return Subnet(extraction.graph, built.module, receipt, Origin(owner, config, masked, reference, extraction))
 
 
 def _reference(graph: Graph, masked: dict[str, torch.Tensor]) -> float | None:
@@ -107,7 +112,17 @@ def _gap(graph: Graph, tensors: dict[str, torch.Tensor], own: nn.Module) -> floa
         return module_gap(graph, tensors, wide)
 
 
-def _module(graph: Graph, extraction: Extraction, noise: float | None) -> tuple[nn.Module, str, str]:
+@dataclass(frozen=True)
+class Built:
+    """A module, whether it is of the user's class or the graph, why, and whose forwards are the graph's code."""
+
+    module: nn.Module
+    kind: str
+    why: str = ""
+    rewritten: tuple[str, ...] = ()
+
+
+def _module(graph: Graph, extraction: Extraction, noise: float | None) -> Built:
     """The user's class where it runs and agrees with the graph; else a GraphModule, and the reason.
 
     ``noise`` is how far the user's class is from its own graph before any cut: casts to fp32 inside it, say. The small
@@ -115,20 +130,49 @@ def _module(graph: Graph, extraction: Extraction, noise: float | None) -> tuple[
     """
     fallback = graph_model(extraction.graph)
     if graph.model is None or isinstance(graph.model, fx.GraphModule):
-        return fallback, "graph", "the model was not given as a module of the user's own"
+        return Built(fallback, "graph", "the model was not given as a module of the user's own")
     name = type(graph.model).__name__
     if noise is None or noise > MOST_NOISE:
-        return fallback, "graph", f"{name} cannot be copied and run in fp64 to be compared"
+        return Built(fallback, "graph", f"{name} cannot be copied and run in fp64 to be compared")
+    found = _provenance(graph)
+    own, why = _tried(graph, extraction, noise, found, ())
+    if own is not None:
+        return Built(own, "user", "not run: meta tensors" if graph.is_meta else "")
+    paths = places(extraction, graph.model)
+    if paths and not graph.is_meta:
+        second, _ = _tried(graph, extraction, noise, found, paths)
+        if second is not None:
+            return Built(second, "user", f"{name} {why}", tuple(paths))
+    return Built(fallback, "graph", f"{name} {why}")
+
+
+def _tried(
+    graph: Graph, extraction: Extraction, noise: float, found: Provenance | None, paths: Sequence[str]
+) -> tuple[nn.Module | None, str]:
+    """The repaired class, its forwards at ``paths`` replaced, where it agrees with the graph; else None, and why."""
+    assert graph.model is not None
     try:
         own = with_tensors(graph.model, extraction.graph.tensors, extraction.graph.aliases)
-        repair(own, extraction.literals, extraction.recounts)
+        repair(own, extraction, found)
+        if paths:
+            with tracing_mode(graph.model):
+                graft(own, graph, extraction, paths, record(graph.model, graph))
         gap = _gap(extraction.graph, extraction.graph.tensors, own)
     except Exception as error:  # noqa: BLE001 (whatever the user's forward raises at sizes it does not expect)
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return fallback, "graph", f"{name} does not run at the new sizes: {first[:200]}"
-    if not gap <= max(TOLERANCE, 10 * noise):
-        return fallback, "graph", f"{name} runs at the new sizes but differs by {gap:.2g}"
-    return own, "user", "not run: meta tensors" if graph.is_meta else ""
+        return None, f"does not run at the new sizes: {first[:200]}"
+    return (own, "") if gap <= max(TOLERANCE, 10 * noise) else (None, f"runs at the new sizes but differs by {gap:.2g}")
+
+
+def _provenance(graph: Graph) -> Provenance | None:
+    """What the attributes of the user's modules are used for; None where the model does not run with tracked ones."""
+    if graph.model is None or graph.inputs is None:
+        return None
+    try:
+        with tracing_mode(graph.model):
+            return observe(graph.model, *graph.inputs)
+    except Exception:  # noqa: BLE001 (a user's forward may not take an integer for what it is)
+        return None
 
 
 def _receipt(space: Space, config: Config, agreement: Agreement | None, tolerance: float, seed: int) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def recalibrate(subnet: Subnet, calibration: Iterable[Any]) -> Subnet:
     subnet.receipt["recalibrated"] = sorted(measured)
     if measured and subnet.receipt["validated"]:
         masked = subnet.masked_tensors(exact=True)
-        agreement = compare(origin.reference, masked, subnet.graph, origin.extraction.exact(masked))
+        agreement = compare(origin.reference, masked, subnet.graph)
         subnet.receipt["equivalence"]["error"] = agreement.error
         if not agreement.error <= TOLERANCE:
             raise EquivalenceError(

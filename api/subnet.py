@@ -21,7 +21,7 @@ from coppice.backends.module.graph_model import graph_model
 from coppice.backends.module.user_class import with_tensors
 from coppice.core.config import Config
 from coppice.core.errors import UnsupportedError, UsageError
-from coppice.core.extraction import Extraction, sliced
+from coppice.core.extraction import Extraction, low_name, sliced
 from coppice.core.files import folder
 from coppice.core.graph import Graph
 from coppice.core.space import Space
@@ -130,7 +130,7 @@ class Subnet:
                     full = _detached(result[name])
                     values = now[name].detach().to(full.device)
                     if name in origin.extraction.folded:
-                        result[name] = _unfolded(origin, name, values, exact)
+                        result[name] = _unfolded(origin, name, values, now.get(low_name(name)), exact)
                     else:
                         _scatter(full, masks, values)
                         result[name] = full
@@ -187,14 +187,14 @@ class Subnet:
         return export(self.graph, self.tensors(), Path(path), self.receipt, check=check)
 
 
-def _unfolded(origin: Origin, name: str, values: torch.Tensor, exact: bool) -> torch.Tensor:
+def _unfolded(origin: Origin, name: str, values: torch.Tensor, low: torch.Tensor | None, exact: bool) -> torch.Tensor:
     """The full bias ``name`` whose cut and folded form is ``values``: the masked one, unless it was trained since."""
     masked, offset = origin.masked[name].detach(), origin.extraction.folded[name].to(values.device)
     kept = origin.extraction.kept.get(name, ())
     if torch.equal(sliced((masked.double() + offset).to(values.dtype), kept), values):
         return _detached(origin.masked[name])
     full = masked.to(torch.float64, copy=True)
-    _scatter(full, kept, values.double())
+    _scatter(full, kept, values.double() if low is None else values.double() + low.double())
     full -= offset
     return full if exact else nn.Parameter(full.to(masked.dtype), origin.masked[name].requires_grad)
 
@@ -259,6 +259,7 @@ def load(path: str | Path) -> Subnet:
 
 
 def _typed(tensor: torch.Tensor, trained: bool | None) -> torch.Tensor:
+    tensor = tensor.clone()  # to torch's own alignment: products of unaligned tensors may differ in their last bits
     if trained is None:
         return tensor
     return nn.Parameter(tensor, requires_grad=trained and tensor.is_floating_point())

@@ -6,19 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from torch import fx
 
 from coppice.core.graph import Graph
 from coppice.core.solve import Bools
 
 
 @dataclass(frozen=True)
-class Literal:
-    """A number in a call that changed with the cut: back ends look for the attribute it came from."""
+class Sizes:
+    """The numbers of one argument of a call made in ``modules``, before and after the cut; None where one is dynamic.
+
+    Back ends look for the attributes that they came from. ``changed`` says whether the argument did, numbers or not.
+    """
 
     modules: tuple[str, ...]
     argument: str
-    old: int
-    new: int
+    old: tuple[int | None, ...]
+    new: tuple[int | None, ...]
+    changed: bool
 
 
 @dataclass(frozen=True)
@@ -35,21 +40,28 @@ class Extraction:
     """``kept[name][k]`` are the positions that stay along axis k of a tensor (None: all of them).
 
     ``folded[name]`` is what constants of removed units add to a bias, in fp64 and at its full size; the bias in
-    ``graph.tensors`` holds the sum, rounded to its own precision.
+    ``graph.tensors`` holds the sum, rounded to its own precision, and the buffer `low_name` what was rounded off: the
+    graph adds both, so that the subnet is exact in fp64 too. ``nodes`` are the nodes of the small graph that stand for
+    those of the full one.
     """
 
     graph: Graph
     kept: dict[str, tuple[Bools | None, ...]]
-    literals: tuple[Literal, ...]
+    sizes: tuple[Sizes, ...]
     recounts: tuple[Recount, ...] = ()
     folded: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    nodes: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
 
-    def exact(self, full: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The small graph's tensors with folded biases in fp64, from the ``full`` tensors of the masked model."""
-        result = dict(self.graph.tensors)
-        for name, offset in self.folded.items():
-            result[name] = sliced(full[name].detach().double() + offset.to(full[name].device), self.kept.get(name, ()))
-        return result
+    def node(self, full: fx.Node) -> fx.Node:
+        """The node that stands for ``full``, or for its operand where ``full`` did nothing and was erased."""
+        while self.nodes[full]._erased:
+            full = full.all_input_nodes[0]
+        return self.nodes[full]
+
+
+def low_name(bias: str) -> str:
+    """The buffer that holds what a folded bias lost when it was rounded."""
+    return f"{bias}_low"
 
 
 def sliced(tensor: torch.Tensor, masks: tuple[Bools | None, ...]) -> torch.Tensor:

@@ -8,7 +8,7 @@ user's ``file:line``) and ``meta["modules"]`` (names of the modules it ran in, o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 from weakref import WeakValueDictionary
@@ -153,8 +153,23 @@ class Graph:
 
     # ---- running -------------------------------------------------------------------------------------------------
 
-    def run(self, *args: Any, tensors: dict[str, torch.Tensor] | None = None, **kwargs: Any) -> Any:
+    def run(self, *args: Any, tensors: Mapping[str, torch.Tensor] | None = None, **kwargs: Any) -> Any:
         """Execute node by node with ``tensors`` in place of the graph's own; inputs and result as the user's model."""
+        return self._execute(args, kwargs, tensors, None)
+
+    def values(self, *args: Any, **kwargs: Any) -> dict[Node, Any]:
+        """What every node computes on these inputs; all of it is held in memory at once."""
+        seen: dict[Node, Any] = {}
+        self._execute(args, kwargs, None, seen)
+        return seen
+
+    def _execute(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tensors: Mapping[str, torch.Tensor] | None,
+        seen: dict[Node, Any] | None,
+    ) -> Any:
         tensors = self.tensors if tensors is None else tensors
         flat = self.flatten_inputs(args, kwargs)
         env: dict[Node, Any] = {}
@@ -172,6 +187,8 @@ class Graph:
                 call_args = fx.map_arg(node.args, lambda n: env[n])
                 call_kwargs = fx.map_arg(node.kwargs, lambda n: env[n])
                 env[node] = cast("Callable[..., Any]", node.target)(*call_args, **call_kwargs)
+            if seen is not None:
+                seen[node] = env[node]
             for used in node.all_input_nodes:
                 remaining[used] -= 1
                 if not remaining[used]:

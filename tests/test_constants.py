@@ -157,7 +157,7 @@ def test_a_gate_at_its_own_zero_needs_no_fold() -> None:
     assert coppice.extract(space, space.uniform(0.5)).receipt["folded"] == []
 
 
-def test_in_single_precision_only_the_bias_is_rounded() -> None:
+def test_in_single_precision_nothing_is_lost_by_rounding() -> None:
     model = Vectors(nn.Sigmoid())
     space, x = space_of(model, 5)
     subnet = coppice.extract(space, space.uniform(0.5))
@@ -165,6 +165,11 @@ def test_in_single_precision_only_the_bias_is_rounded() -> None:
     with torch.no_grad():
         for got, wanted in zip(subnet(x), subnet.reference()(x), strict=True):
             assert torch.allclose(got, wanted, rtol=0, atol=1e-6)
+    assert subnet.module.get_buffer("left.bias_low").abs().max() < 1e-7
+    wide, reference = copy.deepcopy(subnet.module).double(), subnet.reference().double()
+    with torch.no_grad():
+        for got, wanted in zip(wide(x.double()), reference(x.double()), strict=True):
+            assert torch.allclose(got, wanted, rtol=0, atol=1e-13)
 
 
 def test_the_reference_follows_a_bias_trained_further() -> None:

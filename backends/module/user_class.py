@@ -1,21 +1,25 @@
 """The user's own class with sliced parameters: attributes that state sizes are repaired, then the result must run.
 
-Two sources say what an attribute must become: the new shapes of the parameters of torch's own layers, and the literals
-that extraction rewrote, which usually came from an attribute of the module that made the call. Nothing here is trusted:
-the caller compares the module with the graph and keeps the graph where they differ.
+Three sources say what an attribute must become: the new shapes of the parameters of torch's own layers, the arguments
+of their calls, and, for modules of the user's, what their attributes were seen to be used for (`provenance`). Nothing
+here is trusted: the caller compares the module with the graph and keeps the graph where they differ.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
+from coppice.backends.module.attention import narrow
 from coppice.backends.module.graph_model import place
 from coppice.backends.module.norms import keep_count
-from coppice.core.extraction import Literal, Recount
+from coppice.backends.module.provenance import Provenance, assign, solve
+from coppice.core.extraction import Extraction, Recount, Sizes, low_name
 
 
 def with_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], aliases: dict[str, str]) -> nn.Module:
@@ -39,15 +43,58 @@ def with_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], aliases: di
     return result.eval()
 
 
-def repair(model: nn.Module, literals: Iterable[Literal], recounts: Iterable[Recount] = ()) -> None:
-    """Set the size attributes of ``model`` and its parts to what their parameters and calls now are.
+def repair(model: nn.Module, extraction: Extraction, found: Provenance | None = None) -> None:
+    """Set the size attributes of ``model``, which holds the small tensors, to what its parameters and calls now are.
 
-    Norms that must count units which left (``recounts``) are made to: see `coppice.backends.module.norms`.
+    ``found`` says what attributes the full model was seen to use where. Norms that must count units which left are made
+    to (`coppice.backends.module.norms`), and so is attention of torch's own (`coppice.backends.module.attention`).
     """
-    _from_literals(model, literals)  # matches the old sizes, so it comes first
-    for module in model.modules():
-        _from_shapes(module)
     modules = dict(model.named_modules(remove_duplicate=False))
+    rest = [sizes for sizes in extraction.sizes if not _named(modules, sizes)]
+    if found is not None:
+        assign(model, found, solve(found, rest))
+    for path, module in modules.items():
+        _from_shapes(module)
+        if isinstance(module, nn.MultiheadAttention):
+            narrow(module, path, extraction.kept)
+    _norms(modules, extraction.recounts)
+    for bias in extraction.folded:
+        low = extraction.graph.tensors.get(low_name(bias))
+        if low is not None:
+            add_low(model, bias, low)
+
+
+def add_low(model: nn.Module, bias: str, low: torch.Tensor) -> None:
+    """Let the layer that owns ``bias`` add what was rounded off it, held in a buffer beside it, to its result."""
+    path, _, _ = bias.rpartition(".")
+    layer, name = model.get_submodule(path), low_name(bias).rpartition(".")[2]
+    weight = layer.get_parameter("weight")
+    layer.register_buffer(name, low.detach().clone())
+    layer.register_forward_hook(AddLow(name, weight.ndim - 2))
+
+
+@dataclass(frozen=True)
+class AddLow:
+    """A forward hook that adds the buffer ``name`` along the result's axis -1 - ``trailing``."""
+
+    name: str
+    trailing: int
+
+    def __call__(self, module: nn.Module, inputs: Any, result: torch.Tensor) -> torch.Tensor:
+        low: torch.Tensor = getattr(module, self.name)
+        return result + low.reshape(-1, *[1] * self.trailing)
+
+
+def _named(modules: dict[str, nn.Module], sizes: Sizes) -> bool:
+    """Whether the argument is an attribute of the same name of the layer that makes the call: sets it."""
+    owner = modules.get(sizes.modules[-1]) if sizes.modules else None
+    if owner is None or len(sizes.old) != 1 or vars(owner).get(sizes.argument) != sizes.old[0]:
+        return False
+    setattr(owner, sizes.argument, sizes.new[0])
+    return True
+
+
+def _norms(modules: dict[str, nn.Module], recounts: Iterable[Recount]) -> None:
     done: set[int] = set()
     for recount in recounts:
         norm = modules.get(recount.modules[-1]) if recount.modules else None
@@ -71,27 +118,9 @@ def _from_shapes(module: nn.Module) -> None:
     elif isinstance(module, nn.modules.batchnorm._NormBase):
         mean = module.running_mean
         module.num_features = shape[0] if shape else len(mean) if mean is not None else module.num_features
-    elif isinstance(module, nn.LayerNorm) and shape:
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and shape:
         module.normalized_shape = shape
     elif isinstance(module, nn.GroupNorm) and shape:
         module.num_channels = shape[0]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = shape[0]
-
-
-def _from_literals(model: nn.Module, literals: Iterable[Literal]) -> None:
-    modules = dict(model.named_modules(remove_duplicate=False))
-    wanted: dict[tuple[int, str], set[int]] = {}
-    owners: dict[int, nn.Module] = {}
-    for literal in literals:
-        for name in reversed(literal.modules):
-            module = modules.get(name)
-            hits = [] if module is None else [k for k, v in vars(module).items() if type(v) is int and v == literal.old]
-            if module is not None and hits:
-                owners[id(module)] = module
-                for attribute in hits:
-                    wanted.setdefault((id(module), attribute), set()).add(literal.new)
-                break
-    for (owner, attribute), values in wanted.items():
-        if len(values) == 1:
-            setattr(owners[owner], attribute, values.pop())

@@ -39,18 +39,15 @@ def compare(
     reference: Graph,
     masked: Mapping[str, torch.Tensor],
     subnet: Graph,
-    tensors: Mapping[str, torch.Tensor] | None = None,
     *,
     trials: int = 2,
     seed: int = 0,
 ) -> Agreement:
     """Run both graphs in fp64 on the example inputs, on ``trials`` random ones, and at another batch size.
 
-    ``tensors`` stand in for the subnet's own.
-
     Raises `EquivalenceError` where the subnet does not even run.
     """
-    full, small = _double(reference, masked), _double(subnet, subnet.tensors if tensors is None else tensors)
+    full, small = _double(reference, masked), _double(subnet, subnet.tensors)
     worst, batches = 0.0, []
     with torch.no_grad(), _default_double():
         for args, kwargs in inputs_like(reference, trials, seed):

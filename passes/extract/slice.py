@@ -14,10 +14,11 @@ from torch import fx, nn
 
 from coppice.core.calls import Call
 from coppice.core.config import Config
-from coppice.core.extraction import Extraction, Literal, Recount, sliced
+from coppice.core.extraction import Extraction, Recount, Sizes, low_name, sliced
 from coppice.core.graph import Value
 from coppice.core.labels import Axis, Label, axis_size, labelled
 from coppice.core.ops import lookup
+from coppice.core.ops.insert import insert
 from coppice.core.solve import Bools
 from coppice.core.space import Space
 from coppice.passes.extract.tidy import TIDY
@@ -72,19 +73,23 @@ def cut(space: Space, config: Config) -> Extraction:
     }
     folded = _folded(space, config, view)
     tensors = {name: _part(tensor, folded.get(name), kept.get(name, ())) for name, tensor in graph.tensors.items()}
+    lows = {low_name(name): _low(graph.tensors[name], part, kept.get(name, ())) for name, part in folded.items()}
+    tensors |= {name: low for name, low in lows.items() if low is not None}
     small = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
-    literals: list[Literal] = []
+    sizes: list[Sizes] = []
     recounts: list[Recount] = []
     for node in graph.fx.nodes:
         new = small.node_copy(node, lambda n: env[n])
         new.meta = {key: node.meta[key] for key in ("value", "source", "modules") if key in node.meta}
         env[node] = new
         if node.op == "call_function":
-            literals += _rewrite(node, new, view, env)
+            sizes += _rewrite(node, new, view, env)
         label = space.labels.get(node)
         if label is not None and node.op != "output":
             new.meta["value"] = _value(node.meta["value"], label, view)
+        if node in space.folds:
+            _add_low(new, tensors)
         if node.op == "call_function":
             env[node], recount = _recounted(node, new, view, space.residual)
             recounts += recount
@@ -100,7 +105,7 @@ def cut(space: Space, config: Config) -> Extraction:
     )
     result.verify()
     TIDY.run(result)
-    return Extraction(result, kept, tuple(literals), tuple(recounts), folded)
+    return Extraction(result, kept, tuple(sizes), tuple(recounts), folded, env)
 
 
 def _folded(space: Space, config: Config, view: SpaceCut) -> dict[str, torch.Tensor]:
@@ -139,7 +144,7 @@ def _value(value: Any, label: object, view: SpaceCut) -> Any:
     return Value(shape, value.dtype, symbols, value.hint)
 
 
-def _rewrite(node: fx.Node, new: fx.Node, view: SpaceCut, env: dict[fx.Node, fx.Node]) -> list[Literal]:
+def _rewrite(node: fx.Node, new: fx.Node, view: SpaceCut, env: dict[fx.Node, fx.Node]) -> list[Sizes]:
     op = lookup(node.target)
     if op is None or op.rewrite is None:
         return []
@@ -158,11 +163,17 @@ def _rewrite(node: fx.Node, new: fx.Node, view: SpaceCut, env: dict[fx.Node, fx.
     new.args, new.kwargs = (fx.map_arg(part, lambda n: env[n]) for part in (args, kwargs))
     modules = tuple(node.meta.get("modules", ()))
     return [
-        Literal(modules, name, old, now)
+        Sizes(modules, name, *_before_and_after(call, name, value), call.get(name) != value)
         for name, value in change.arguments.items()
-        for old, now in _pairs(call.get(name), value)
-        if old != now
     ]
+
+
+def _before_and_after(call: Call, name: str, value: Any) -> tuple[tuple[int | None, ...], tuple[int | None, ...]]:
+    old, new = _numbers(call.get(name)), _numbers(value)
+    size = call.get("split_size")
+    if name not in call.names and isinstance(size, int) and len(set(new)) == 1:  # one size for all became a list
+        return (size,), new[:1]
+    return old, new
 
 
 def _recounted(node: fx.Node, new: fx.Node, view: SpaceCut, residual: str) -> tuple[fx.Node, list[Recount]]:
@@ -183,9 +194,26 @@ def _recounted(node: fx.Node, new: fx.Node, view: SpaceCut, residual: str) -> tu
     return op.average.keep_count(new.graph, new, present, full), [Recount(modules, math.prod(present), math.prod(full))]
 
 
-def _pairs(old: Any, new: Any) -> list[tuple[int, int]]:
-    if isinstance(old, int) and isinstance(new, int):
-        return [(old, new)]
-    if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)) and len(old) == len(new):
-        return [(a, b) for a, b in zip(old, new, strict=True) if isinstance(a, int) and isinstance(b, int)]
-    return []
+def _low(bias: torch.Tensor, offset: torch.Tensor, masks: tuple[Bools | None, ...]) -> torch.Tensor | None:
+    """What ``bias + offset`` loses when it is rounded to the precision of ``bias``; None where that is nothing."""
+    total = bias.detach().double() + offset
+    low = sliced((total - total.to(bias.dtype).double()).to(bias.dtype), masks)
+    return None if low.is_meta or not low.any() else low
+
+
+def _add_low(new: fx.Node, tensors: dict[str, torch.Tensor]) -> None:
+    """Let ``new`` add its bias and the rest that was rounded off it."""
+    call = Call(new)
+    bias = call["bias"]
+    name = low_name(str(bias.target))
+    if name in tensors:
+        with new.graph.inserting_before(new):
+            low = new.graph.create_node("get_attr", name)
+            low.meta = dict(bias.meta)
+            total = insert(new.graph, torch.ops.aten.add.Tensor, (bias, low), tensors[name].shape, bias)
+        new.args, new.kwargs = call.with_arguments({"bias": total})
+
+
+def _numbers(argument: Any) -> tuple[int | None, ...]:
+    entries = argument if isinstance(argument, (list, tuple)) else [argument]
+    return tuple(entry if isinstance(entry, int) else None for entry in entries)

@@ -71,7 +71,7 @@ def test_the_receipt_has_these_fields_and_is_json(space: Space) -> None:
             "torch": str(torch.__version__),
             "numpy": np.__version__,
         },
-        "module": {"kind": "user", "why": "", "reference": "user", "class": "DigitsNet"},
+        "module": {"kind": "user", "why": "", "reference": "user", "class": "DigitsNet", "rewritten": []},
     }
     assert 0 <= receipt["equivalence"]["error"] < 1e-9
 

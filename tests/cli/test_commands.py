@@ -86,11 +86,11 @@ def test_explain_as_json_and_with_ignored_layers(coppice: Coppice) -> None:
 
 
 def test_explain_of_a_model_that_nothing_can_leave(coppice: Coppice, examples: Path) -> None:
-    shown = coppice("explain", f"{examples / 'sigmoid.py'}:build")
+    shown = coppice("explain", f"{examples / 'softmax.py'}:build")
     assert shown.code == 0
     assert "nothing can leave" in shown.out
-    assert "0.5" in shown.out
-    assert "sigmoid.py:" in shown.out
+    assert "compared with the others" in shown.out
+    assert "softmax.py:" in shown.out
     assert "family" not in shown.out.split("what stays")[0].replace("a family appears", "")
 
 
@@ -161,7 +161,7 @@ def test_compile_says_where_it_writes_a_graph_module(coppice: Coppice, tmp_path:
 
 
 def test_the_examples_compile(coppice: Coppice, examples: Path) -> None:
-    for name, kinds in {"resnet": 9, "vit": 12}.items():
+    for name, kinds in {"resnet": 9, "vit": 13}.items():
         data = coppice("compile", f"{examples / name}.py:build", "--budget", "macs=50%", "--out", name, "--json").json
         assert data["costs"]["macs"]["after"] <= 0.5 * data["costs"]["macs"]["before"]
         assert data["equivalence"]["error"] < 1e-9

@@ -170,6 +170,6 @@ def test_the_error_gives_fact_place_and_remedy() -> None:
 
 def test_of_two_limits_one_may_be_out_of_reach() -> None:
     with pytest.raises(BudgetError) as caught:
-        resolve({"macs": "50%", "params": "1%"}, space_of("vit"))
-    assert caught.value.place == "budget params=1%"
+        resolve({"macs": "50%", "params": "0.01%"}, space_of("vit"))
+    assert caught.value.place == "budget params=0.01%"
     assert caught.value.closest == {m: costs(space_of("vit"), least(space_of("vit")))[m] for m in ("macs", "params")}

@@ -126,8 +126,8 @@ STREAM = (
     "blocks.*.norm*",
     "blocks.*.mlp.fc2.*",
     "norm.*",
-    "head.*",
 )
+HEAD = ("head.*",)
 AXES = {"cls_token": 2, "pos_embed": 2}
 
 CASES = [
@@ -136,8 +136,8 @@ CASES = [
         "vit",
         seeded(lambda: ViT(FusedAttention)),
         image(),
-        (*MLP, "blocks.*.attn.qkv.*"),
-        (*STREAM, "blocks.*.proj.*"),
+        (*MLP, "blocks.*.attn.qkv.*", *STREAM, "blocks.*.proj.*"),
+        HEAD,
         axes=AXES,
         note="qkv rows go by whole heads (q, k and v together), or by head channel in all heads",
     ),
@@ -146,8 +146,8 @@ CASES = [
         "vit",
         seeded(lambda: ViT(SplitAttention)),
         image(),
-        (*MLP, "blocks.*.attn.q.*", "blocks.*.attn.k.*", "blocks.*.attn.v.*"),
-        (*STREAM, "blocks.*.proj.*"),
+        (*MLP, "blocks.*.attn.q.*", "blocks.*.attn.k.*", "blocks.*.attn.v.*", *STREAM, "blocks.*.proj.*"),
+        HEAD,
         axes=AXES,
         note="removing q and k channels inside a head changes the default scale unless it is pinned",
     ),
@@ -156,10 +156,9 @@ CASES = [
         "vit",
         seeded(lambda: ViT(TorchAttention)),
         image(),
-        MLP,
-        (*STREAM, "blocks.*.out_proj.*"),
-        may=("blocks.*.mha.in_proj_*",),
+        (*MLP, "blocks.*.mha.in_proj_*", *STREAM, "blocks.*.out_proj.*"),
+        HEAD,
         axes=AXES,
-        note="heads are prunable in the graph, though not as an nn.MultiheadAttention",
+        note="heads are prunable, though nn.MultiheadAttention itself cannot say so",
     ),
 ]

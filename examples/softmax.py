@@ -1,6 +1,6 @@
-"""A network that nothing can leave, to see how that is explained: sigmoid(0) is a half, not zero.
+"""A network that nothing can leave, to see how that is explained: a softmax compares every unit with the others.
 
-coppice explain examples/sigmoid.py:build
+coppice explain examples/softmax.py:build
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Gated(nn.Module):
         self.out = nn.Linear(32, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(torch.sigmoid(self.hidden(x)))
+        return self.out(torch.softmax(self.hidden(x), -1))
 
 
 def build() -> tuple[nn.Module, Any]:
