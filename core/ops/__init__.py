@@ -72,13 +72,13 @@ class Op:
     """One row.
 
     ``transport`` rows only move elements: a static value stays the parameter it came from. ``roles`` names the axes of
-    tensor arguments. ``identity`` says of a call whether it returns its first argument as it is. ``average`` is given
-    for ops that average over units.
+    tensor arguments, and of all tensors in a list. ``identity`` says of a call whether it returns its first argument
+    as it is. ``average`` is given for ops that average over units.
     """
 
     name: str
     labels: Callable[[Flow, Call], Label | tuple[Label, ...]]
-    macs: Callable[[Call, Flow], Macs] | None = None
+    macs: Callable[[Call, Flow], Macs | tuple[Macs, ...]] | None = None
     rewrite: Callable[[Call, Cut], Rewrite] | None = None
     transport: bool = False
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -88,7 +88,8 @@ class Op:
     def role(self, user: fx.Node, tensor: fx.Node, axis: int) -> str:
         """The name this op gives to an axis of one of its arguments (the last name covers all further axes)."""
         for argument, value in Call(user).arguments.items():
-            if value is tensor and argument in self.roles:
+            held = value if isinstance(value, (list, tuple)) else (value,)
+            if argument in self.roles and any(entry is tensor for entry in held):
                 names = self.roles[argument]
                 return names[min(axis, len(names) - 1)]
         return str(axis)
@@ -100,7 +101,7 @@ OPS: dict[str, Op] = {}
 def row(
     *names: str,
     labels: Callable[[Flow, Call], Label | tuple[Label, ...]],
-    macs: Callable[[Call, Flow], Macs] | None = None,
+    macs: Callable[[Call, Flow], Macs | tuple[Macs, ...]] | None = None,
     rewrite: Callable[[Call, Cut], Rewrite] | None = None,
     transport: bool = False,
     roles: Mapping[str, tuple[str, ...]] | None = None,
@@ -122,6 +123,7 @@ def _load() -> None:
         "parts",
         "joins",
         "contract",
+        "recurrent",
         "attention",
         "norm",
         "reduce",
