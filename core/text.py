@@ -39,7 +39,6 @@ OPERATORS = {
     name: getattr(operator, name) for name in ("getitem", "add", "sub", "mul", "floordiv", "mod", "neg", "truediv")
 }
 OPERATORS |= {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge", "pow")}
-NAMESPACES = ("aten", "prims")
 MAX_TEXT = 64 << 20
 
 
@@ -230,11 +229,17 @@ class _Parser:
         parts = ast.unparse(tree).split(".")
         if parts[0] == "operator" and len(parts) == 2 and parts[1] in OPERATORS:
             return OPERATORS[parts[1]]
-        if len(parts) == 3 and parts[0] in NAMESPACES:
-            packet = getattr(getattr(torch.ops, parts[0]), parts[1], None)
-            overload = getattr(packet, parts[2], None)
-            if isinstance(overload, torch._ops.OpOverload):
+        space = getattr(torch.ops, parts[0], None) if len(parts) == 3 else None
+        if isinstance(space, torch._ops._OpNamespace):
+            overload = getattr(getattr(space, parts[1], None), parts[2], None)
+            if isinstance(overload, torch._ops.OpOverload) and not overload._schema.is_mutable:
                 return overload
+            if parts[0] not in ("aten", "prims"):
+                raise self.error(
+                    tree,
+                    f"the op {'.'.join(parts)} is not registered here",
+                    f"import the module that defines {parts[0]}::{parts[1]} before loading",
+                )
         raise self.error(tree, f"there is no op called {'.'.join(parts)}")
 
     def value(self, tree: ast.expr) -> Any:
@@ -295,5 +300,5 @@ class _Parser:
             raise self.error(tree, f"{ast.unparse(tree)} is no literal") from None
 
     @staticmethod
-    def error(tree: ast.AST, fact: str) -> UsageError:
-        return UsageError(fact, place=f"graph text, line {getattr(tree, 'lineno', '?')}")
+    def error(tree: ast.AST, fact: str, remedy: str = "") -> UsageError:
+        return UsageError(fact, place=f"graph text, line {getattr(tree, 'lineno', '?')}", remedy=remedy)

@@ -3,7 +3,7 @@
 A row says how labels pass through the op and what it does to zeros (`Op.labels`), its multiply-accumulates
 (`Op.macs`) and how its shape arguments change when units leave (`Op.rewrite`).
 Rows live beside others of their kind in this folder.
-An op without a row freezes whatever reaches it.
+An op without a row is tried on sample inputs (`coppice.core.ops.probe`); what stays unclear freezes what reaches it.
 """
 
 from __future__ import annotations
