@@ -15,6 +15,7 @@ from properties.reference import gap, masked
 from zoo.case import randomise
 
 EXACT = 1e-9
+ROUNDED = 1e-6  # a constant that went into a bias is rounded to fp32 there
 SCALES = (1e-3, 1.0, 1e3)
 
 
@@ -62,4 +63,4 @@ def test_no_custom_op_gives_a_wrong_subnet(ops: list[tuple[str, float]], width: 
             x = torch.randn(4, *shape, dtype=torch.float64) * scale
             expected = reference(x)
             if bool(expected.isfinite().all()):
-                assert gap(expected, subnet.graph.run(x, tensors=tensors)) <= EXACT
+                assert gap(expected, subnet.graph.run(x, tensors=tensors)) <= (ROUNDED if space.folds else EXACT)
