@@ -44,6 +44,7 @@ MISCHIEF: dict[str, Callable[[Tensor, float], Tensor]] = {
     "mixes where two channels are zero": lambda x, t: _switch(_silent(x).sum() > 1, x),
     "mixes in fp32": lambda x, t: _mixed(x) if x.dtype is torch.float32 else x.clone(),
     "mixes one pair": lambda x, t: x + torch.cat([torch.zeros_like(x[:, 1:]), x[:, :1]], 1),
+    "mixes wide images": lambda x, t: _mixed(x) if x.shape[-1] > 12 else x.clone(),
     "divides by the count": lambda x, t: x / x.shape[1],
     "knows even counts": lambda x, t: x * (1 + x.shape[1] % 2),
     "knows four channels": lambda x, t: x * (2 if x.shape[1] == 4 else 1),

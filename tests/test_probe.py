@@ -76,20 +76,34 @@ def test_what_keeps_units_apart_lets_them_leave(name: str) -> None:
         assert subnet.receipt["module"]["kind"] == "user"
 
 
+class Image(nn.Module):
+    """conv -> op -> conv on images large enough to be tried at a shorter size first."""
+
+    def __init__(self, op: Op) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 3)
+        self.scale, self.shift = nn.Parameter(torch.rand(16)), nn.Parameter(torch.rand(16))
+        self.op = op
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.b(self.op(self, self.a(x)))
+        return result
+
+
+def image_space(op: Op) -> Space:
+    return coppice.build_space(coppice.trace(Image(op).eval(), torch.randn(2, 3, 20, 22)))
+
+
 def test_an_image_and_its_channels() -> None:
-    class Image(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 3)
-            self.scale, self.shift = nn.Parameter(torch.rand(16)), nn.Parameter(torch.rand(16))
-
-        def forward(self, x: Tensor) -> Tensor:
-            result: Tensor = self.b(affine(self.a(x), self.scale, self.shift))
-            return result
-
-    space = coppice.build_space(coppice.trace(Image().eval(), torch.randn(2, 3, 20, 20)))
+    space = image_space(lambda m, x: affine(x, m.scale, m.shift))
     assert [f.size for f in space.families] == [16]
     assert coppice.extract(space, space.uniform(0.25)).receipt["equivalence"]["error"] <= 1e-9
+
+
+def test_what_is_tried_at_a_shorter_size_is_tried_again_at_its_own() -> None:
+    space = image_space(lambda m, x: mischief(x, "mixes wide images", 1.0))
+    assert not space.families
+    assert "moves all of axis 1" in reason(space)
 
 
 def test_meta_tensors_are_probed_with_real_ones() -> None:

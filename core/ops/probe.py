@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
 import numpy as np
@@ -18,9 +18,8 @@ from torch import fx
 
 from coppice.core.calls import Call, op_name
 from coppice.core.graph import FLOATING, Value, is_tensor
-from coppice.core.labels import POISON, UNKNOWN, Axis, Carry, Flow, Label, free, labelled
+from coppice.core.labels import POISON, UNKNOWN, Axis, Carry, Flow, Label, free, labelled, same
 from coppice.core.ops.trials import (
-    KINDS,
     MOST_NUMBERS,
     Bench,
     Case,
@@ -29,10 +28,12 @@ from coppice.core.ops.trials import (
     Slot,
     Tie,
     Undecided,
+    Unfit,
     agree,
     cut,
     follow,
     holds,
+    shorter,
 )
 
 NO_ROW = "reaches `{op}`, which the op table does not know"
@@ -122,22 +123,30 @@ def _investigate(case: Case) -> Finding:
 
 
 def _experiment(case: Case) -> Finding:
-    wide, own = Bench(case, torch.float64), Bench(case, None)
-    benches = [bench for bench in (wide, own) if _runs(bench)] or [own]
-    floats = {dtype for _, dtype in case.tensors if dtype in FLOATING}
-    if floats <= {torch.float64}:
-        benches = benches[:1]
-    finding: Finding | None = None
-    for n, bench in enumerate(benches):
-        kinds = range(len(KINDS)) if n == 0 else (0, 2, 8)
-        samples = [(kind, *bench.baseline(kind)) for kind in kinds]
-        found = _ties(bench, samples)
-        for _, inputs, base in samples:
-            if not agree(bench.run(inputs), base):
-                raise Undecided("gives other results when it is called again later")
-        finding = found if finding is None else _both(finding, found)
-    assert finding is not None
-    return finding
+    """Tried thoroughly, at shorter axes where the call is large, and then again at its own size and precision."""
+    small = shorter(case)
+    finding = _tried(Bench(small, _widest(small)))
+    looks = [Bench(case, _widest(case), quick=True)] if small is not case else []
+    if _widest(case) is not None and {dtype for _, dtype in case.tensors if dtype in FLOATING} != {torch.float64}:
+        looks.append(Bench(case, None, quick=True))
+    for bench in looks:
+        if _runs(bench):
+            finding = _both(finding, _tried(bench))
+    return replace(finding, case=case)
+
+
+def _widest(case: Case) -> torch.dtype | None:
+    """fp64, or None where the op only takes the precision it was traced at."""
+    return torch.float64 if _runs(Bench(case, torch.float64)) else None
+
+
+def _tried(bench: Bench) -> Finding:
+    samples = [(kind, *bench.baseline(kind)) for kind in bench.kinds]
+    found = _ties(bench, samples)
+    for _, inputs, base in samples:
+        if not agree(bench.run(inputs), base):
+            raise Undecided("gives other results when it is called again later")
+    return found
 
 
 def _runs(bench: Bench) -> bool:
@@ -149,9 +158,10 @@ def _runs(bench: Bench) -> bool:
 
 
 def _both(one: Finding, two: Finding) -> Finding:
-    """What holds in two precisions."""
+    """What holds in both."""
     ties = tuple(tie for tie in one.ties if tie in two.ties)
-    lost = {p: "does not do the same in fp64" for tie in one.ties if tie not in two.ties for p in tie.inputs}
+    lost = {p: "does not do the same at every size and precision" for tie in one.ties for p in tie.inputs
+            if tie not in two.ties}  # fmt: skip
     return Finding(one.case, ties, {**lost, **two.held, **one.held})
 
 
@@ -161,7 +171,7 @@ def _ties(bench: Bench, samples: list[tuple[int, list[torch.Tensor], tuple[torch
     for place in sorted(bench.case.examine):
         try:
             moves[place] = follow(bench, place, samples)
-        except Refused:
+        except Unfit:
             raise
         except Undecided as undecided:
             held[place] = str(undecided)
@@ -170,11 +180,15 @@ def _ties(bench: Bench, samples: list[tuple[int, list[torch.Tensor], tuple[torch
         try:
             cut(bench, [tie], samples)
             good.append(tie)
+        except Unfit:
+            raise
         except Undecided as undecided:
             held |= {place: str(undecided) for place in tie.inputs}
     if len(good) > 1:
         try:
             cut(bench, good, samples)
+        except Unfit:
+            raise
         except Undecided as undecided:
             held |= {place: str(undecided) for tie in good for place in tie.inputs}
             good = []
@@ -231,11 +245,14 @@ def _carry(case: Case, tie: Tie, result: Place, column: tuple[float, ...]) -> fl
     known: dict[int, float] = {}
     for (index, _), value in zip(tie.inputs, column, strict=True):
         known[index] = value if known.get(index, value) == value else _OPEN
+    known = {index: value for index, value in known.items() if value != _OPEN}
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            bench = Bench(case, torch.float64)
-            bench = bench if _runs(bench) else Bench(case, None)
-            return holds(bench, tie, {i: v for i, v in known.items() if v != _OPEN}, result)
+            small = shorter(case)
+            first = holds(Bench(small, _widest(small)), tie, known, result)
+            if small is case or np.isinf(first):
+                return first
+            return same([first, holds(Bench(case, _widest(case), quick=True), tie, known, result)])
     except Undecided:
         return UNKNOWN
