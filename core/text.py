@@ -21,6 +21,7 @@ from torch import fx
 
 from coppice.core.errors import UsageError
 from coppice.core.graph import Graph, Value
+from coppice.core.higher import HigherOrder
 
 SHORT = {
     torch.float64: "f64", torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int64: "i64",
@@ -68,9 +69,11 @@ def to_text(graph: Graph) -> str:
 
 
 def target_name(target: Any) -> str:
-    """``aten.conv2d.default`` or ``operator.mul``."""
+    """``aten.conv2d.default``, ``operator.mul``, or ``higher_order.cond``, which is not parsed back."""
     if isinstance(target, torch._ops.OpOverload):
         return f"{target.namespace}.{target._schema.name.split('::')[1]}.{target._overloadname}"
+    if isinstance(target, HigherOrder):
+        return repr(target)
     name = getattr(target, "__name__", "")
     if OPERATORS.get(name) is target:
         return f"operator.{name}"
@@ -107,6 +110,10 @@ def _literal(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         inside = ", ".join(_literal(v) for v in value)
         return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' if len(value) == 1 else ''})"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_literal(k)}: {_literal(v)}' for k, v in value.items())}}}"
+    if isinstance(value, torch._ops.OpOverload):
+        return target_name(value)
     if isinstance(value, torch.dtype):
         return SHORT[value]
     if isinstance(value, torch.device):

@@ -20,6 +20,7 @@ import torch
 from torch import fx
 
 from coppice.core.calls import Call, op_name
+from coppice.core.higher import HigherOrder
 from coppice.core.labels import Axis, Flow, Label
 
 
@@ -130,6 +131,7 @@ def _load() -> None:
         "spatial",
         "indexing",
         "sources",
+        "higher",
     ):
         importlib.import_module(f"coppice.core.ops.{module}")
 
@@ -138,9 +140,11 @@ def _load() -> None:
 def lookup(target: Any) -> Op | None:
     """The row of an FX call target, or None where the table has none."""
     _load()
-    from coppice.core.ops import pointwise
+    from coppice.core.ops import higher, pointwise
 
     name = op_name(target)
+    if isinstance(target, HigherOrder):
+        return OPS.get(name) or higher.other(target)
     if isinstance(target, torch._ops.OpOverload):
         exact = OPS.get(f"{name}.{target._overloadname}")
         if exact is not None or name in OPS:
