@@ -80,6 +80,41 @@ def _(x: Tensor, kind: str, t: float) -> Tensor:
     return torch.empty_like(x)
 
 
+def _broadcast(x: Tensor, y: Tensor) -> Tensor:
+    """``y`` of one number a channel, or of the shape of ``x``, as the latter."""
+    return y.view(-1, *[1] * (x.ndim - 2)).expand_as(x) if y.ndim == 1 else y
+
+
+PAIRS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "sum": lambda x, y: x + y,
+    "product": lambda x, y: x * y,
+    "quotient": lambda x, y: x / (y.abs() + 1),
+    "larger": lambda x, y: torch.maximum(x, y),
+    "sum with the flipped": lambda x, y: x + y.flip(1),
+    "product with the mean": lambda x, y: x * y.mean(1, keepdim=True),
+    "product with the sign of the sum": lambda x, y: x * y.sum(1, keepdim=True).sign(),
+    "flipped where the other is large": lambda x, y: torch.where((y.abs() > 40).any(), x.flip(1), x),
+    "flipped where the other has a zero": lambda x, y: torch.where((y == 0).any(), x.flip(1), x),
+    "sorted by the other": lambda x, y: x.gather(1, y.argsort(1)),
+    "the first alone": lambda x, y: x.clone(),
+    "the first, by the length of both": lambda x, y: x / (x.shape[1] + y.shape[1]),
+    "outer product, summed": lambda x, y: torch.einsum("bc...,bd...->bc...", x, y),
+    "by the dot product": lambda x, y: x * (x * y).sum(1, keepdim=True).tanh(),
+}
+
+
+@torch.library.custom_op("coppice_tests::pair", mutates_args=())
+def pair(values: list[Tensor], kind: str) -> list[Tensor]:
+    """Two results: what ``kind`` makes of both tensors, and the second as it was."""
+    x, y = values
+    return [PAIRS[kind](x, _broadcast(x, y)).clone(), y.clone()]
+
+
+@pair.register_fake
+def _(values: list[Tensor], kind: str) -> list[Tensor]:
+    return [torch.empty_like(value) for value in values]
+
+
 @torch.library.custom_op("coppice_tests::swish", mutates_args=())
 def swish(x: Tensor, beta: float = 1.0) -> Tensor:
     """x sigmoid(beta x)."""

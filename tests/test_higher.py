@@ -140,6 +140,16 @@ def test_such_a_graph_is_printed_and_explained_but_not_saved(tmp_path: Path) -> 
     assert not (tmp_path / "subnet").exists()
 
 
+@pytest.mark.parametrize("body", [choose, repeat])
+def test_such_a_graph_is_trained_and_exported(body: Body, tmp_path: Path) -> None:
+    space = space_of(body, Uncopyable)
+    subnet = coppice.extract(space, space.uniform(0.5))
+    subnet.module(torch.randn(4, 6)).sum().backward()
+    assert all(p.grad is not None for p in subnet.module.parameters())
+    subnet.export_onnx(tmp_path / "model.onnx")
+    assert subnet.receipt["onnx"]["checked"]["error"] < 1e-5
+
+
 def test_flexible_attention_is_held() -> None:
     class Attention(nn.Module):
         def __init__(self) -> None:

@@ -200,3 +200,48 @@ def test_onnx(kind: type[nn.RNNBase], tmp_path: Path) -> None:
     subnet = coppice.extract(space, space.uniform(0.5))
     subnet.export_onnx(tmp_path / "model.onnx")
     assert subnet.receipt["onnx"]["checked"]["error"] < 1e-4
+
+
+Reader = Callable[["Heads", Tensor], Tensor]
+
+
+class Heads(nn.Module):
+    """A bidirectional layer whose results are read in the ways that people do."""
+
+    def __init__(self, read: Reader) -> None:
+        super().__init__()
+        self.layers, self.hidden = 2, 10
+        self.rnn = nn.GRU(6, 10, num_layers=2, bidirectional=True, batch_first=True)
+        self.one, self.two, self.four = nn.Linear(10, 3), nn.Linear(20, 3), nn.Linear(40, 3)
+        self.read = read
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read(self, x)
+
+
+def attend(m: Heads, x: Tensor) -> Tensor:
+    y = m.rnn(x)[0]
+    result: Tensor = m.two((y @ y.transpose(1, 2)).softmax(-1) @ y)
+    return result
+
+
+READERS: dict[str, Reader] = {
+    "zeros of its own": lambda m, x: m.two(m.rnn(x, torch.zeros(2 * m.layers, len(x), m.hidden))[0]),
+    "directions summed": lambda m, x: m.one(m.rnn(x)[0].unflatten(-1, (2, m.hidden)).sum(2)),
+    "directions cut apart": lambda m, x: m.one(m.rnn(x)[0][..., :10] + m.rnn(x)[0][..., 10:]),
+    "all last states": lambda m, x: m.four(m.rnn(x)[1].permute(1, 0, 2).flatten(1)),
+    "top layer's last states": lambda m, x: m.two(torch.cat([*m.rnn(x)[1].view(m.layers, 2, -1, m.hidden)[-1]], 1)),
+    "pooled": lambda m, x: m.two(m.rnn(x)[0].max(1)[0]),
+    "attended": attend,
+    "run twice": lambda m, x: m.two(m.rnn(x, m.rnn(x)[1])[0]),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_the_ways_to_read_a_layer(name: str) -> None:
+    space = space_of(Heads(READERS[name]), torch.randn(3, 5, 6))
+    assert [(f.name, f.size) for f in space.families] == [("rnn", 10)]
+    for config in (space.uniform(0.5), space.random(1)):
+        subnet = coppice.extract(space, config)
+        assert subnet.receipt["equivalence"]["error"] <= 1e-9
+        assert subnet.receipt["module"]["kind"] == ("graph" if name == "directions cut apart" else "user")
