@@ -23,7 +23,8 @@ from coppice.core.config import Config
 from coppice.core.errors import UnsupportedError, UsageError
 from coppice.core.extraction import Extraction, low_name, sliced
 from coppice.core.files import folder
-from coppice.core.graph import Graph
+from coppice.core.graph import Graph, describe
+from coppice.core.higher import HigherOrder
 from coppice.core.space import Space
 from coppice.core.specs import spec_from_json, spec_to_json
 from coppice.core.text import from_text, to_text
@@ -146,6 +147,13 @@ class Subnet:
         path = Path(path)
         if self.graph.is_meta:
             raise UnsupportedError("a subnet on meta tensors has no weights to save", place=str(path))
+        inner = next((n for n in self.graph.nodes if isinstance(n.target, HigherOrder)), None)
+        if inner is not None:
+            raise UnsupportedError(
+                f"`{inner.target}` runs graphs of its own, which {GRAPH} cannot hold",
+                place=describe(inner),
+                remedy="keep subnet.module in your own code, or write that part with tensor operations",
+            )
         tensors = self.tensors()
         text = json.dumps(
             GraphFile(

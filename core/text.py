@@ -21,6 +21,7 @@ from torch import fx
 
 from coppice.core.errors import UsageError
 from coppice.core.graph import Graph, Value
+from coppice.core.higher import HigherOrder
 
 SHORT = {
     torch.float64: "f64", torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int64: "i64",
@@ -39,7 +40,6 @@ OPERATORS = {
     name: getattr(operator, name) for name in ("getitem", "add", "sub", "mul", "floordiv", "mod", "neg", "truediv")
 }
 OPERATORS |= {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge", "pow")}
-NAMESPACES = ("aten", "prims")
 MAX_TEXT = 64 << 20
 
 
@@ -69,9 +69,11 @@ def to_text(graph: Graph) -> str:
 
 
 def target_name(target: Any) -> str:
-    """``aten.conv2d.default`` or ``operator.mul``."""
+    """``aten.conv2d.default``, ``operator.mul``, or ``higher_order.cond``, which is not parsed back."""
     if isinstance(target, torch._ops.OpOverload):
         return f"{target.namespace}.{target._schema.name.split('::')[1]}.{target._overloadname}"
+    if isinstance(target, HigherOrder):
+        return repr(target)
     name = getattr(target, "__name__", "")
     if OPERATORS.get(name) is target:
         return f"operator.{name}"
@@ -108,6 +110,10 @@ def _literal(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         inside = ", ".join(_literal(v) for v in value)
         return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' if len(value) == 1 else ''})"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_literal(k)}: {_literal(v)}' for k, v in value.items())}}}"
+    if isinstance(value, torch._ops.OpOverload):
+        return target_name(value)
     if isinstance(value, torch.dtype):
         return SHORT[value]
     if isinstance(value, torch.device):
@@ -230,11 +236,17 @@ class _Parser:
         parts = ast.unparse(tree).split(".")
         if parts[0] == "operator" and len(parts) == 2 and parts[1] in OPERATORS:
             return OPERATORS[parts[1]]
-        if len(parts) == 3 and parts[0] in NAMESPACES:
-            packet = getattr(getattr(torch.ops, parts[0]), parts[1], None)
-            overload = getattr(packet, parts[2], None)
-            if isinstance(overload, torch._ops.OpOverload):
+        space = getattr(torch.ops, parts[0], None) if len(parts) == 3 else None
+        if isinstance(space, torch._ops._OpNamespace):
+            overload = getattr(getattr(space, parts[1], None), parts[2], None)
+            if isinstance(overload, torch._ops.OpOverload) and not overload._schema.is_mutable:
                 return overload
+            if parts[0] not in ("aten", "prims"):
+                raise self.error(
+                    tree,
+                    f"the op {'.'.join(parts)} is not registered here",
+                    f"import the module that defines {parts[0]}::{parts[1]} before loading",
+                )
         raise self.error(tree, f"there is no op called {'.'.join(parts)}")
 
     def value(self, tree: ast.expr) -> Any:
@@ -295,5 +307,5 @@ class _Parser:
             raise self.error(tree, f"{ast.unparse(tree)} is no literal") from None
 
     @staticmethod
-    def error(tree: ast.AST, fact: str) -> UsageError:
-        return UsageError(fact, place=f"graph text, line {getattr(tree, 'lineno', '?')}")
+    def error(tree: ast.AST, fact: str, remedy: str = "") -> UsageError:
+        return UsageError(fact, place=f"graph text, line {getattr(tree, 'lineno', '?')}", remedy=remedy)

@@ -1,4 +1,4 @@
-"""In-place calls of an exported program, made functional."""
+"""In-place calls of an exported program, made functional; modes and transforms, made plain calls."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ class Functional:
     """The program's graph without in-place calls: each becomes its functional twin, and later reads see the result."""
 
     def __init__(self, program: torch.export.ExportedProgram) -> None:
+        self.program = program
         self.graph = program.graph
         self.notes: list[str] = []
         self._names: dict[fx.Node, str] = {}
-        if any(_mutates(node) for node in program.graph.nodes) and not self._rename_in_place():
+        nodes = program.graph.nodes
+        if any(map(_sets_mode, nodes)) or (any(map(_mutates, nodes)) and not self._rename_in_place()):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch copies tree specs of a class it has deprecated itself
-                self.graph = program.run_decompositions({}).graph
-        mutated = [s.target for s in program.graph_signature.output_specs if s.kind.name == "BUFFER_MUTATION"]
+                self.program = program.run_decompositions({})
+            self.graph = self.program.graph
+        mutated = [s.target for s in self.program.graph_signature.output_specs if s.kind.name == "BUFFER_MUTATION"]
         if mutated:
             self.notes.append(f"forward writes to {', '.join(map(str, mutated))}; the subnet keeps the traced value")
 
@@ -49,6 +52,13 @@ class Functional:
             self._names[new] = node.name
         self.graph = graph
         return True
+
+
+def _sets_mode(node: fx.Node) -> bool:
+    """Whether ``node`` runs part of the graph under autocast or with gradients, or is part of a transform like vmap."""
+    name = getattr(node.target, "__name__", "")
+    module = getattr(node.target, "__module__", None) or ""
+    return node.op == "call_function" and (name.startswith("wrap_with_") or module.startswith("torch._functorch"))
 
 
 def _mutates(node: fx.Node) -> bool:

@@ -12,11 +12,14 @@ from torch import fx, nn
 
 from coppice.core.errors import TraceError
 from coppice.core.graph import Graph, Value
+from coppice.core.higher import HigherOrder
 from coppice.frontends.functional import Functional
 
 
 def lift(model: nn.Module, program: torch.export.ExportedProgram, name: str) -> Graph:
     """Rebuild the program as our language: tensors by canonical name, no in-place calls, no assertions."""
+    source = Functional(program)
+    program = source.program
     live = _live_tensors(model, program)
     canonical: dict[int, str] = {}
     tensors: dict[str, torch.Tensor] = {}
@@ -32,7 +35,6 @@ def lift(model: nn.Module, program: torch.export.ExportedProgram, name: str) -> 
         first = canonical.setdefault(id(tensor), key)
         if first != key:
             aliases[key] = first
-    source = Functional(program)
     for node in source.graph.nodes:
         if node.op == "placeholder" and (node.name in lifted or node.name in constants):
             key = str(lifted.get(node.name) or constants[node.name])
@@ -55,8 +57,15 @@ def lift(model: nn.Module, program: torch.export.ExportedProgram, name: str) -> 
             results = [a for a in node.args[0] if not isinstance(a, fx.Node) or source.original(a) in wanted]
             new = graph.output(tuple(fx.map_arg(results, lambda n: env[n])))
             new.meta.update(value=None, source="", modules=())
+        elif node.op == "get_attr" and isinstance(_held(program.graph_module, node), fx.GraphModule):
+            env[node] = str(node.target)  # a name among the arguments of the operator that runs it
         elif node.op == "call_function":
             env[node] = _copy_call(graph, node, env, hints)
+            if isinstance(node.target, torch._ops.HigherOrderOperator):
+                held = {
+                    str(n.target): _held(program.graph_module, n) for n in node.all_input_nodes if n.op == "get_attr"
+                }
+                env[node].target = HigherOrder(node.target, held)
         else:
             raise TraceError(f"a node of kind {node.op} is left after export", place=str(node))
     return Graph(
@@ -69,6 +78,10 @@ def lift(model: nn.Module, program: torch.export.ExportedProgram, name: str) -> 
         symbol_hints=hints,
         notes=source.notes,
     )
+
+
+def _held(module: nn.Module, node: fx.Node) -> Any:
+    return getattr(module, str(node.target), None)
 
 
 def _copy_call(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], hints: dict[str, int]) -> Any:
@@ -120,6 +133,8 @@ def _size(size: int | torch.SymInt, hints: dict[str, int]) -> tuple[int, str | N
         return size, None
     node = size.node
     expression = node.expr
+    if not expression.free_symbols:  # a size that the trace has pinned
+        return int(expression), None
     for symbol in expression.free_symbols:
         if str(symbol) not in hints:
             hint = (

@@ -44,6 +44,8 @@ def trace(model: nn.Module, example_inputs: Any, *, dynamic: Dynamic = True, nam
     graph = lift(model, exported, name or type(model).__name__)
     graph.inputs, graph.model = (args, kwargs), model
     graph.notes += notes
+    if dynamic is True and not notes and not graph.batch_dynamic and _batch(args, kwargs)[1] is not None:
+        graph.notes.append("the batch size is fixed to that of the example: forward uses it as a plain number")
     graph.erase_dead()
     graph.verify()
     return graph

@@ -40,6 +40,9 @@ def with_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], aliases: di
     for alias, name in aliases.items():
         if alias in known and name in ready:
             place(result, alias, ready[name])
+    for module in result.modules():
+        if isinstance(module, nn.RNNBase):  # holds its weights a second time, in a list
+            module._init_flat_weights()
     return result.eval()
 
 
@@ -122,5 +125,16 @@ def _from_shapes(module: nn.Module) -> None:
         module.normalized_shape = shape
     elif isinstance(module, nn.GroupNorm) and shape:
         module.num_channels = shape[0]
+    elif isinstance(module, nn.RNNBase):
+        _recurrent(module)
+    elif isinstance(module, nn.RNNCellBase):
+        module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = shape[0]
+
+
+def _recurrent(module: nn.RNNBase) -> None:
+    gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+    read, again = getattr(module, "weight_ih_l0"), getattr(module, "weight_hh_l0")  # noqa: B009
+    module.input_size, module.hidden_size = read.shape[1], read.shape[0] // gates
+    module.proj_size = again.shape[1] if hasattr(module, "weight_hr_l0") else 0

@@ -3,7 +3,7 @@
 A row says how labels pass through the op and what it does to zeros (`Op.labels`), its multiply-accumulates
 (`Op.macs`) and how its shape arguments change when units leave (`Op.rewrite`).
 Rows live beside others of their kind in this folder.
-An op without a row freezes whatever reaches it.
+An op without a row is tried on sample inputs (`coppice.core.ops.probe`); what stays unclear freezes what reaches it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from torch import fx
 
 from coppice.core.calls import Call, op_name
+from coppice.core.higher import HigherOrder
 from coppice.core.labels import Axis, Flow, Label
 
 
@@ -72,13 +73,13 @@ class Op:
     """One row.
 
     ``transport`` rows only move elements: a static value stays the parameter it came from. ``roles`` names the axes of
-    tensor arguments. ``identity`` says of a call whether it returns its first argument as it is. ``average`` is given
-    for ops that average over units.
+    tensor arguments, and of all tensors in a list. ``identity`` says of a call whether it returns its first argument
+    as it is. ``average`` is given for ops that average over units.
     """
 
     name: str
     labels: Callable[[Flow, Call], Label | tuple[Label, ...]]
-    macs: Callable[[Call, Flow], Macs] | None = None
+    macs: Callable[[Call, Flow], Macs | tuple[Macs, ...]] | None = None
     rewrite: Callable[[Call, Cut], Rewrite] | None = None
     transport: bool = False
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -88,7 +89,8 @@ class Op:
     def role(self, user: fx.Node, tensor: fx.Node, axis: int) -> str:
         """The name this op gives to an axis of one of its arguments (the last name covers all further axes)."""
         for argument, value in Call(user).arguments.items():
-            if value is tensor and argument in self.roles:
+            held = value if isinstance(value, (list, tuple)) else (value,)
+            if argument in self.roles and any(entry is tensor for entry in held):
                 names = self.roles[argument]
                 return names[min(axis, len(names) - 1)]
         return str(axis)
@@ -100,7 +102,7 @@ OPS: dict[str, Op] = {}
 def row(
     *names: str,
     labels: Callable[[Flow, Call], Label | tuple[Label, ...]],
-    macs: Callable[[Call, Flow], Macs] | None = None,
+    macs: Callable[[Call, Flow], Macs | tuple[Macs, ...]] | None = None,
     rewrite: Callable[[Call, Cut], Rewrite] | None = None,
     transport: bool = False,
     roles: Mapping[str, tuple[str, ...]] | None = None,
@@ -122,12 +124,14 @@ def _load() -> None:
         "parts",
         "joins",
         "contract",
+        "recurrent",
         "attention",
         "norm",
         "reduce",
         "spatial",
         "indexing",
         "sources",
+        "higher",
     ):
         importlib.import_module(f"coppice.core.ops.{module}")
 
@@ -136,9 +140,11 @@ def _load() -> None:
 def lookup(target: Any) -> Op | None:
     """The row of an FX call target, or None where the table has none."""
     _load()
-    from coppice.core.ops import pointwise
+    from coppice.core.ops import higher, pointwise
 
     name = op_name(target)
+    if isinstance(target, HigherOrder):
+        return OPS.get(name) or higher.other(target)
     if isinstance(target, torch._ops.OpOverload):
         exact = OPS.get(f"{name}.{target._overloadname}")
         if exact is not None or name in OPS:

@@ -13,9 +13,9 @@ from coppice.core.errors import CoppiceError
 from coppice.core.graph import Graph, Value, is_tensor
 from coppice.core.labels import UNKNOWN, Flow, Ids, Label, Reason, free, labelled
 from coppice.core.ops import lookup
+from coppice.core.ops.probe import NO_ROW, REMEDY, Labels, probe
 from coppice.core.solve import Bools
 
-NO_ROW = "reaches `{op}`, which the op table does not know"
 OUTPUT = "is part of the model's output, whose shape is kept"
 
 
@@ -80,11 +80,14 @@ def _call(flow: Flow, node: fx.Node) -> None:
         _size(flow, node)
         return
     already = len(flow.consumed)
-    if op is None or (not isinstance(value, (Value, tuple)) and value is not None):
-        _unknown(flow, call, NO_ROW.format(op=op_name(node.target)))
+    labels: Labels | str = NO_ROW.format(op=op_name(node.target))
+    if isinstance(value, (Value, tuple)) or (op is not None and value is None):
+        labels = op.labels if op is not None else probe(flow, call)
+    if isinstance(labels, str):
+        _unknown(flow, call, labels)
     else:
         try:
-            flow.labels[node] = op.labels(flow, call)
+            flow.labels[node] = labels(flow, call)
         except CoppiceError:
             raise
         except (LookupError, ValueError, TypeError, AssertionError, AttributeError) as error:
@@ -113,7 +116,7 @@ def _unknown(flow: Flow, call: Call, why: str) -> None:
     for operand in call.node.all_input_nodes:
         label = flow.labels.get(operand)
         for part in label if isinstance(label, tuple) else (label,) if label else ():
-            flow.freeze_label(part, why, "add a row to the op table, or leave this op out of the pruned part")
+            flow.freeze_label(part, why, REMEDY)
     value = call.node.meta["value"]
     why_not = Reason(why, call.node.name, call.source)
     made = [Label(tuple(free(s, why_not) for s in v.shape) if isinstance(v, Value) else ()) for v in _leaves(value)]

@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from coppice.core.errors import CoppiceError, EquivalenceError
 from coppice.core.graph import FLOATING, Graph, Value
+from coppice.core.higher import HigherOrder, map_literals
 
 TOLERANCE = 1e-9
 """Largest allowed relative difference in fp64."""
@@ -162,10 +163,9 @@ def _double(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> Graph:
 
     for node in graph.fx.nodes:
         new = body.node_copy(node, lambda n: env[n])
-        new.args, new.kwargs = (
-            pytree.tree_map(wide, part, is_leaf=lambda x: isinstance(x, (fx.Node, torch.dtype)))
-            for part in (tuple(new.args), dict(new.kwargs))
-        )
+        new.args, new.kwargs = map_literals((tuple(new.args), dict(new.kwargs)), wide)
+        if isinstance(new.target, HigherOrder):
+            new.target = new.target.mapped(wide)
         new.meta = dict(node.meta)
         env[node] = new
     return replace(graph, fx=body, tensors={n: _as_double(t.detach()) for n, t in tensors.items()})

@@ -65,14 +65,17 @@ def _node_terms(node: fx.Node, flow: Flow, counter: _Counter, samples: int) -> l
     if op is None or op.macs is None:
         return []
     macs = op.macs(Call(node), flow)
-    fixed, axes = float(macs.coefficient) / samples, []
-    for axis in macs.axes:
-        for factor in axis:
-            if factor.ids is None:
-                fixed *= factor.size
-            else:
-                axes.append(counter.factor(factor.ids))
-    return [Term((0.0, fixed, 0.0), tuple(axes))] if fixed else []
+    terms = []
+    for part in macs if isinstance(macs, tuple) else (macs,):
+        fixed, axes = float(part.coefficient) / samples, []
+        for axis in part.axes:
+            for factor in axis:
+                if factor.ids is None:
+                    fixed *= factor.size
+                else:
+                    axes.append(counter.factor(factor.ids))
+        terms.append(Term((0.0, fixed, 0.0), tuple(axes)))
+    return [term for term in terms if term.weights[1]]
 
 
 @dataclass

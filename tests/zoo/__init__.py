@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo import convnext, densenet, digits, hf, mlp, mobilenet, resnet, shufflenet, superres, unet, vgg, vit
+from zoo import convnext, densenet, digits, hf, mlp, mobilenet, recurrent, resnet, shufflenet, superres, unet, vgg, vit
 from zoo.case import Case, registry
 from zoo.traps import TRAPS
 
@@ -19,6 +19,7 @@ MODELS: dict[str, Case] = registry(
     hf.CASES,
     digits.CASES,
     mlp.CASES,
+    recurrent.CASES,
 )
 
 __all__ = ["MODELS", "TRAPS", "Case"]

@@ -182,6 +182,8 @@ CASES: list[Case] = [
     ),
     trap("learned_query", FAMILY, "expect", LearnedQuery, ("fc.*", "query"), inputs=SEQUENCE, axes={"query": 2}),
     trap("bilinear", FAMILY, "expect", Bilinear, ("fc.*",), inputs=FLAT),
-    trap("lstm", FAMILY, "may", lambda w: Recurrent(w, nn.LSTM), ("rnn.*",), inputs=SEQUENCE, note="rows of 4 gates"),
-    trap("gru", FAMILY, "may", lambda w: Recurrent(w, nn.GRU), ("rnn.*",), inputs=SEQUENCE, note="rows of 3 gates"),
+    trap(
+        "lstm", FAMILY, "expect", lambda w: Recurrent(w, nn.LSTM), ("rnn.*",), inputs=SEQUENCE, note="rows of 4 gates"
+    ),
+    trap("gru", FAMILY, "expect", lambda w: Recurrent(w, nn.GRU), ("rnn.*",), inputs=SEQUENCE),
 ]
