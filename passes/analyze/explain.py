@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,8 @@ class Explanation:
     least: dict[str, float]
     tied: dict[str, str]
     notes: tuple[str, ...]
+    space: Space | None = field(default=None, repr=False, compare=False)
+    """What was explained; `svg` draws its graph."""
 
     def frozen(self) -> list[AxisRow]:
         """The rows that hold frozen positions, without the axes that never had units."""
@@ -96,7 +98,17 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, in types that JSON has."""
-        return asdict(self)
+        data = asdict(replace(self, space=None))
+        del data["space"]
+        return data
+
+    def svg(self) -> str:
+        """A self-contained SVG picture of the graph: boxes coloured by family, frozen ones grey with their reasons."""
+        from coppice.passes.analyze.svg import svg
+
+        assert self.space is not None
+        self.space.graph.expect(self.space.version, "this explanation")
+        return svg(self.space, self)
 
     def verdict(self) -> str:
         """One sentence: how far the model can shrink, or why it cannot."""
@@ -194,6 +206,7 @@ def explain(target: Graph | Space) -> Explanation:
         least={m: float(least[m][0]) for m in METRICS},
         tied=dict(graph.aliases),
         notes=tuple(graph.notes),
+        space=space,
     )
 
 
