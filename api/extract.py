@@ -117,8 +117,10 @@ def _module(graph: Graph, extraction: Extraction, noise: float | None) -> tuple[
     if graph.model is None or isinstance(graph.model, fx.GraphModule):
         return fallback, "graph", "the model was not given as a module of the user's own"
     name = type(graph.model).__name__
-    if noise is None or noise > MOST_NOISE:
+    if noise is None:
         return fallback, "graph", f"{name} cannot be copied and run in fp64 to be compared"
+    if noise > MOST_NOISE:
+        return fallback, "graph", f"{name} in fp64 differs from its own graph by {noise:.2g}: does forward keep state?"
     try:
         own = with_tensors(graph.model, extraction.graph.tensors, extraction.graph.aliases)
         repair(own, extraction.literals, extraction.recounts)

@@ -1,4 +1,4 @@
-"""In-place calls of an exported program, made functional."""
+"""An exported program as plain calls: regions such as ``torch.no_grad()`` inlined, in-place calls made functional."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from typing import Any
 import torch
 from torch import fx
 
+from coppice.frontends.regions import inlined
+
 
 class Functional:
     """The program's graph without in-place calls: each becomes its functional twin, and later reads see the result."""
 
     def __init__(self, program: torch.export.ExportedProgram) -> None:
-        self.graph = program.graph
+        self.program, self.graph = program, inlined(program.graph)
         self.notes: list[str] = []
-        self._names: dict[fx.Node, str] = {}
-        if any(_mutates(node) for node in program.graph.nodes) and not self._rename_in_place():
+        if any(_mutates(node) for node in self.graph.nodes) and not self._rename_in_place():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch copies tree specs of a class it has deprecated itself
-                self.graph = program.run_decompositions({}).graph
-        mutated = [s.target for s in program.graph_signature.output_specs if s.kind.name == "BUFFER_MUTATION"]
+                self.program = program.run_decompositions({})
+            self.graph = inlined(self.program.graph)
+        mutated = [s.target for s in self.program.graph_signature.output_specs if s.kind.name == "BUFFER_MUTATION"]
         if mutated:
             self.notes.append(f"forward writes to {', '.join(map(str, mutated))}; the subnet keeps the traced value")
-
-    def original(self, node: fx.Node) -> str:
-        return self._names.get(node, node.name)
 
     def _rename_in_place(self) -> bool:
         """Swap ``add_`` for ``add`` where the written tensor is no view and has none; False if one is."""
@@ -36,7 +35,6 @@ class Functional:
         for node in self.graph.nodes:
             if not _mutates(node) or node.target is torch.ops.aten.detach_.default:
                 env[node] = graph.node_copy(node, lambda n: env[n])
-                self._names[env[node]] = node.name
                 continue
             written, twin = node.args[0], _twin(node.target)
             if twin is None or not isinstance(written, fx.Node) or written.op == "placeholder":
@@ -46,7 +44,6 @@ class Functional:
             new = graph.node_copy(node, lambda n: env[n])
             new.target = twin
             env[node] = env[written] = new
-            self._names[new] = node.name
         self.graph = graph
         return True
 

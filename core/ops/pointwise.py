@@ -20,6 +20,7 @@ from coppice.core.labels import (
     Flow,
     Label,
     axis_size,
+    forget,
     free,
     keep_zero,
 )
@@ -152,7 +153,20 @@ def _keeps_all(call: Call) -> bool:
     return not call["train"] or call["p"] == 0
 
 
-row("aten.dropout", "aten.alpha_dropout", "aten.feature_dropout", labels=identity, transport=True, identity=_keeps_all)
+def _dropout(flow: Flow, call: Call) -> Label:
+    """The operand itself, unless it is dropped out at random: each draw depends on how many positions there are."""
+    label = flow.of(call["input"])
+    if _keeps_all(call):
+        return label
+    flow.freeze_label(label, RANDOM.format(node=call.node.name), AT_REST)
+    return Label(tuple(forget(axis) for axis in label.axes))
+
+
+RANDOM = "is multiplied by random numbers in `{node}`, which depend on how many there are"
+AT_REST = "let dropout follow the module: F.dropout(x, p, self.training), or nn.Dropout"
+
+
+row("aten.dropout", "aten.alpha_dropout", "aten.feature_dropout", labels=_dropout, transport=True, identity=_keeps_all)
 row(
     "aten.clone", "aten.contiguous", "aten.detach",
     "aten.to", "aten._to_copy", "aten.alias", "aten.lift_fresh_copy", "aten.type_as", "aten.float", "aten.double",
