@@ -60,7 +60,11 @@ def carry_through(call: Call, known: dict[str, Carry]) -> Carry:
     """What the op makes of slices that hold ``known`` numbers, the other operands being anything."""
     names = list(known)
     stacked = np.stack([known[name] for name in names])
-    columns, inverse = np.unique(np.where(np.isnan(stacked), _OPEN, stacked), axis=1, return_inverse=True)
+    stacked = np.where(np.isnan(stacked), _OPEN, stacked)
+    if (stacked == stacked[:, :1]).all():  # as nearly always: no need to sort wide axes
+        columns, inverse = stacked[:, :1], np.zeros(stacked.shape[1], np.int64)
+    else:
+        columns, inverse = np.unique(stacked, axis=1, return_inverse=True)
     literals = tuple((name, _literal(value)) for name, value in call.arguments.items())
     results = [
         _evaluate(

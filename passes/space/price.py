@@ -100,7 +100,10 @@ class _Counter:
     def _polynomial(self, ids: Ids) -> Polynomial:
         rows = self.leaves[self.solution.class_of[ids]]
         families = np.where(rows >= 0, self.family_of[rows], -1)
-        kinds, counts = np.unique(-np.sort(-families, axis=1), axis=0, return_counts=True)
+        if (families == families[:1]).all():  # as nearly always: no need to sort wide axes
+            kinds, counts = families[:1], np.array([len(families)])
+        else:
+            kinds, counts = np.unique(-np.sort(-families, axis=1), axis=0, return_counts=True)
         result: list[tuple[tuple[int, ...], float]] = []
         for kind, count in zip(kinds.tolist(), counts.tolist(), strict=True):
             monomial = tuple(sorted(f for f in kind if f >= 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -85,7 +86,7 @@ def constant_conv(dice: Dice, shape: Shape) -> nn.Module:
     kernel = kernel if shape[2] >= 3 else 1
     padding = dice.pick((0, kernel // 2))
     name, function = moves(dice)
-    mode = dice.pick(("zeros", "zeros", "reflect")) if padding else "zeros"
+    mode: Literal["zeros", "reflect"] = "reflect" if padding and dice.number(0, 2) == 2 else "zeros"
     last = nn.Conv2d(width, outputs, kernel, padding=padding, bias=not dice.flag(), padding_mode=mode)
     return nn.Sequential(nn.Conv2d(shape[1], width, 1), Apply(name, function), last)
 
