@@ -16,6 +16,7 @@ from coppice.core.ops import lookup
 from coppice.core.solve import Bools
 
 NO_ROW = "reaches `{op}`, which the op table does not know"
+REMEDY = "add a row to the op table, or leave this op out of the pruned part"
 OUTPUT = "is part of the model's output, whose shape is kept"
 
 
@@ -113,9 +114,9 @@ def _unknown(flow: Flow, call: Call, why: str) -> None:
     for operand in call.node.all_input_nodes:
         label = flow.labels.get(operand)
         for part in label if isinstance(label, tuple) else (label,) if label else ():
-            flow.freeze_label(part, why, "add a row to the op table, or leave this op out of the pruned part")
+            flow.freeze_label(part, why, REMEDY)
     value = call.node.meta["value"]
-    why_not = Reason(why, call.node.name, call.source)
+    why_not = Reason(why, call.node.name, call.source, REMEDY)
     made = [Label(tuple(free(s, why_not) for s in v.shape) if isinstance(v, Value) else ()) for v in _leaves(value)]
     flow.labels[call.node] = tuple(made) if isinstance(value, tuple) else made[0]
 
