@@ -17,7 +17,7 @@ C_SOURCES := $(shell find kernels backends tests benchmarks examples -name '*.[c
 BUILT_FROM := pyproject.toml constraints.txt CMakeLists.txt $(shell find kernels ! -name '*.py' -type f ! -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench check-c dist test-wheel test-dist hooks clean
+.PHONY: help setup demo test fuzz-graphs lint format bench check-c dist test-wheel test-dist hooks clean
 .DELETE_ON_ERROR:
 
 help: ## say what each target does
@@ -59,6 +59,9 @@ demo: .venv/.demo ## train, compress, check and export a small model; results in
 
 test: .venv/.test ## the whole test suite (PYTEST_ARGS="-m 'not slow'" for the quick part)
 	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS) tests
+
+fuzz-graphs: .venv/.test ## 2,000 random networks, each cut and proved; a failing one is kept in .hypothesis and tried first
+	$(BIN)/python -m pytest -n $(JOBS) --hypothesis-profile nightly $(PYTEST_ARGS) tests/properties
 
 lint: .venv/.dev ## ruff, mypy --strict, clang-format
 	$(BIN)/ruff check .

@@ -132,8 +132,11 @@ def _module(graph: Graph, extraction: Extraction, noise: float | None) -> Built:
     if graph.model is None or isinstance(graph.model, fx.GraphModule):
         return Built(fallback, "graph", "the model was not given as a module of the user's own")
     name = type(graph.model).__name__
-    if noise is None or noise > MOST_NOISE:
+    if noise is None:
         return Built(fallback, "graph", f"{name} cannot be copied and run in fp64 to be compared")
+    if noise > MOST_NOISE:
+        why = f"{name} in fp64 differs from its own graph by {noise:.2g}: does forward keep state?"
+        return Built(fallback, "graph", why)
     found = _provenance(graph)
     own, why = _tried(graph, extraction, noise, found, ())
     if own is not None:

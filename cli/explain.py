@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,7 +10,7 @@ import typer
 from coppice.cli.data import parse_inputs
 from coppice.cli.load import load_model
 from coppice.cli.options import Debug, Ignore, Inputs, Json, Model
-from coppice.cli.show import emit, line, table, working
+from coppice.cli.show import emit, line, table, working, written
 
 if TYPE_CHECKING:
     from coppice.passes.analyze.explain import AxisRow, Explanation
@@ -20,23 +21,32 @@ def explain(
     inputs: Inputs = None,
     ignore: Ignore = None,
     every: Annotated[bool, typer.Option("--all", help="One line for every axis, nothing folded.")] = False,
+    svg: Annotated[
+        Path | None,
+        typer.Option("--svg", metavar="FILE", help="Write a picture of the graph there, coloured by family."),
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Say of every parameter axis what can leave with it, or why it is frozen, where, and what would free it."""
     with working(f"analysing {model}"):
+        from coppice.core.files import write_text
         from coppice.frontends.torch import trace
         from coppice.passes.analyze.explain import explain as explain_space
         from coppice.passes.space.build import build_space
 
         graph = trace(*load_model(model, parse_inputs(inputs or ())))
         explanation = explain_space(build_space(graph, ignore=ignore or ()))
+        if svg is not None:
+            write_text(svg, explanation.svg())
     if as_json:
-        emit(explanation.to_dict())
+        emit({**explanation.to_dict(), **({} if svg is None else {"svg": str(svg)})})
     elif every:
         _print_all(explanation)
     else:
         _print(explanation)
+    if svg is not None and not as_json:
+        written(svg)
 
 
 def _print(explanation: Explanation) -> None:

@@ -72,6 +72,8 @@ class Factor:
         return Factor(self.size, self.ids, carry) if self.ids is not None else self
 
 
+OTHER = "nothing, where the axis counts positions; else make the other operand a parameter, or give it size 1 there"
+
 Axis = tuple[Factor, ...]
 """An axis of size 1 is the empty product."""
 
@@ -316,7 +318,7 @@ class Flow:
                     if origin is not None:
                         self.freezes.append((ids[ids != FIXED], origin))
                     else:
-                        self.freeze(ids, why or "is combined with an axis that no parameter makes")
+                        self.freeze(ids, why or "is combined with an axis that no parameter makes", OTHER)
                 result.append(Tied(factors[0].size, None, (), origin))
                 continue
             for ids in named[1:]:

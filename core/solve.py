@@ -32,6 +32,7 @@ from coppice.core.labels import FIXED, Flow, Grid, Ids, Reason, refinement
 Bools = npt.NDArray[np.bool_]
 
 NESTED = "two reshapes cut this axis in ways that do not nest, so no unit of both can leave"
+ONE = "nothing: a layer keeps at least one unit"
 EMPTY = "is the only unit of its axis; removing it would leave nothing"
 PLAIN = "cannot leave: no parameter makes it"
 
@@ -287,7 +288,7 @@ class _Solver:
             rows = table[self.cls[ids]]
             for leaf in rows[0][rows[0] >= 0].tolist():
                 if not self.frozen[leaf] and bool((rows == leaf).any(axis=1).all()):
-                    self._freeze(member[leaf : leaf + 1], Reason(EMPTY))
+                    self._freeze(member[leaf : leaf + 1], Reason(EMPTY, remedy=ONE))
                     self.frozen[leaf] = True
                     changed = True
         return changed

@@ -179,7 +179,7 @@ class Space:
         """
         if self.graph.is_meta:
             return {f.name: -np.arange(f.size, dtype=np.float64) for f in self.families}
-        squares = {name: t.detach().double() ** 2 for name, t in self.graph.parameters().items()}
+        squares = {name: t.detach().abs().double() ** 2 for name, t in self.graph.parameters().items()}
         shares = self.unit_sums({name: square / square.sum().clamp_min(1e-30) for name, square in squares.items()})
         return {f.name: shares[f.classes] for f in self.families}
 

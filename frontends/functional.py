@@ -1,4 +1,4 @@
-"""In-place calls of an exported program, made functional; modes and transforms, made plain calls."""
+"""An exported program as plain calls: regions inlined, transforms and in-place calls made functional."""
 
 from __future__ import annotations
 
@@ -9,27 +9,24 @@ from typing import Any
 import torch
 from torch import fx
 
+from coppice.frontends.regions import inlined
+
 
 class Functional:
     """The program's graph without in-place calls: each becomes its functional twin, and later reads see the result."""
 
     def __init__(self, program: torch.export.ExportedProgram) -> None:
-        self.program = program
-        self.graph = program.graph
+        self.program, self.graph = program, inlined(program.graph)
         self.notes: list[str] = []
-        self._names: dict[fx.Node, str] = {}
-        nodes = program.graph.nodes
-        if any(map(_sets_mode, nodes)) or (any(map(_mutates, nodes)) and not self._rename_in_place()):
+        nodes = self.graph.nodes
+        if any(map(_transforms, nodes)) or (any(map(_mutates, nodes)) and not self._rename_in_place()):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch copies tree specs of a class it has deprecated itself
                 self.program = program.run_decompositions({})
-            self.graph = self.program.graph
+            self.graph = inlined(self.program.graph)
         mutated = [s.target for s in self.program.graph_signature.output_specs if s.kind.name == "BUFFER_MUTATION"]
         if mutated:
             self.notes.append(f"forward writes to {', '.join(map(str, mutated))}; the subnet keeps the traced value")
-
-    def original(self, node: fx.Node) -> str:
-        return self._names.get(node, node.name)
 
     def _rename_in_place(self) -> bool:
         """Swap ``add_`` for ``add`` where the written tensor is no view and has none; False if one is."""
@@ -39,7 +36,6 @@ class Functional:
         for node in self.graph.nodes:
             if not _mutates(node) or node.target is torch.ops.aten.detach_.default:
                 env[node] = graph.node_copy(node, lambda n: env[n])
-                self._names[env[node]] = node.name
                 continue
             written, twin = node.args[0], _twin(node.target)
             if twin is None or not isinstance(written, fx.Node) or written.op == "placeholder":
@@ -49,16 +45,14 @@ class Functional:
             new = graph.node_copy(node, lambda n: env[n])
             new.target = twin
             env[node] = env[written] = new
-            self._names[new] = node.name
         self.graph = graph
         return True
 
 
-def _sets_mode(node: fx.Node) -> bool:
-    """Whether ``node`` runs part of the graph under autocast or with gradients, or is part of a transform like vmap."""
-    name = getattr(node.target, "__name__", "")
+def _transforms(node: fx.Node) -> bool:
+    """Whether ``node`` is part of a transform such as vmap."""
     module = getattr(node.target, "__module__", None) or ""
-    return node.op == "call_function" and (name.startswith("wrap_with_") or module.startswith("torch._functorch"))
+    return node.op == "call_function" and module.startswith("torch._functorch")
 
 
 def _mutates(node: fx.Node) -> bool:

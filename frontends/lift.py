@@ -51,10 +51,8 @@ def lift(model: nn.Module, program: torch.export.ExportedProgram, name: str) -> 
             new.meta.update(value=_value(node.meta.get("val"), hints), source="", modules=())
             env[node] = new
         elif node.op == "output":
-            wanted = [
-                s.arg.name for s in signature.output_specs if s.kind.name == "USER_OUTPUT" and hasattr(s.arg, "name")
-            ]
-            results = [a for a in node.args[0] if not isinstance(a, fx.Node) or source.original(a) in wanted]
+            pairs = zip(node.args[0], signature.output_specs, strict=True)
+            results = [result for result, spec in pairs if spec.kind.name == "USER_OUTPUT"]
             new = graph.output(tuple(fx.map_arg(results, lambda n: env[n])))
             new.meta.update(value=None, source="", modules=())
         elif node.op == "get_attr" and isinstance(_held(program.graph_module, node), fx.GraphModule):
@@ -137,10 +135,8 @@ def _size(size: int | torch.SymInt, hints: dict[str, int]) -> tuple[int, str | N
         return int(expression), None
     for symbol in expression.free_symbols:
         if str(symbol) not in hints:
-            hint = (
-                node.shape_env.backed_var_to_val.get(symbol) if hasattr(node.shape_env, "backed_var_to_val") else None
-            )
-            hint = node.shape_env.var_to_val.get(symbol) if hint is None else hint
+            known = getattr(node.shape_env, "backed_var_to_val", None)
+            hint = (node.shape_env.var_to_val if known is None else known).get(symbol)
             hints[str(symbol)] = int(hint) if hint is not None else 2
     return int(node.hint) if node.hint is not None else 2, str(expression)
 

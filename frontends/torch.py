@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
@@ -16,7 +17,7 @@ from torch import fx, nn
 
 from coppice.core.errors import TraceError, UsageError
 from coppice.core.graph import Graph
-from coppice.core.tensors import check_finite
+from coppice.frontends.admit import admit, unwrap
 from coppice.frontends.lift import is_library, lift
 
 Dynamic = bool | Mapping[str, Any] | tuple[Any, ...]
@@ -38,13 +39,13 @@ def trace(model: nn.Module, example_inputs: Any, *, dynamic: Dynamic = True, nam
             place="trace",
             remedy="pass an instance of the model, not its class or a file",
         )
-    args, kwargs = _as_call(example_inputs)
-    args, kwargs = _check(model, args, kwargs)
+    model, wrapped = unwrap(model)
+    args, kwargs = admit(model, *_as_call(example_inputs))
     exported, notes = _export(model, args, kwargs, dynamic)
     graph = lift(model, exported, name or type(model).__name__)
     graph.inputs, graph.model = (args, kwargs), model
-    graph.notes += notes
-    if dynamic is True and not notes and not graph.batch_dynamic and _batch(args, kwargs)[1] is not None:
+    graph.notes += [*wrapped, *notes]
+    if dynamic is True and not notes and not graph.batch_dynamic and _batch(model, args, kwargs)[1] is not None:
         graph.notes.append("the batch size is fixed to that of the example: forward uses it as a plain number")
     graph.erase_dead()
     graph.verify()
@@ -60,36 +61,6 @@ def _as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(example) if isinstance(example, (tuple, list)) else (example,)), {}
 
 
-def _check(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-    if not leaves:
-        raise UsageError("no tensor among the example inputs", place="trace", remedy="pass at least one example tensor")
-    empty = next((tuple(leaf.shape) for leaf in leaves if not leaf.numel()), None)
-    if empty is not None:
-        raise UsageError(
-            f"an example input of shape {empty} is empty",
-            place="trace",
-            remedy="give every axis at least one position: the checks run the model on these inputs",
-        )
-    devices = {str(p.device) for p in (*model.parameters(), *model.buffers())}
-    if devices == {"meta"}:
-        meta = pytree.tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, (args, kwargs))
-        return cast("tuple[tuple[Any, ...], dict[str, Any]]", meta)
-    given = {str(leaf.device) for leaf in leaves}
-    if len(devices) > 1 or (devices and given != devices):
-        raise UsageError(
-            f"the model is on {_listed(devices)} and the example inputs on {_listed(given)}",
-            place="trace",
-            remedy=f"move both to one device, for example model.to({min(given)!r})",
-        )
-    check_finite((*model.named_parameters(), *model.named_buffers()))
-    return args, kwargs
-
-
-def _listed(names: set[str]) -> str:
-    return " and ".join(sorted(names))
-
-
 # ---- export --------------------------------------------------------------------------------------------------------
 
 
@@ -99,13 +70,13 @@ def _export(
     notes = ["config.use_cache was off while tracing: the graph returns no cache"] if _caches(model) else []
     attempts: list[tuple[Any, Any, Any]] = []
     if dynamic is True:
-        batched, shapes = _batch(args, kwargs)
+        batched, shapes = _batch(model, args, kwargs)
         if shapes is not None:
             attempts.append((*batched, shapes))
         attempts.append((args, kwargs, None))
     else:
         attempts.append((args, kwargs, None if dynamic is False else dynamic))
-    failure: Exception | None = None
+    failures: list[Exception] = []
     with tracing_mode(model), _quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         makers: tuple[Callable[[], nn.Module], ...] = (lambda: model, lambda: _symbolic(model))
@@ -116,12 +87,12 @@ def _export(
                         make(), call_args, call_kwargs or None, dynamic_shapes=shapes, strict=False
                     )
                 except Exception as error:  # noqa: BLE001 (export raises whatever the user's forward raises)
-                    failure = failure or error
+                    failures.append(error)
                     continue
                 if dynamic is True and shapes is None and len(attempts) > 1:
-                    notes.append(f"the batch size is fixed to that of the example: {_first_line(failure)}")
+                    notes.append(f"the batch size is fixed to that of the example: {_first_line(failures[0])}")
                 return program, notes
-    assert failure is not None
+    failure = failures[len(attempts) - 1]  # of the model itself, with fixed sizes where those were tried
     raise _trace_error(model, failure, args, kwargs) from failure
 
 
@@ -130,8 +101,8 @@ def _symbolic(model: nn.Module) -> nn.Module:
     return traced
 
 
-def _batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, Any], Any]:
-    """Example inputs of at least two samples, and the dynamic shapes that let axis 0 vary."""
+def _batch(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, Any], Any]:
+    """Example inputs of at least two samples, and the dynamic shapes (by argument of forward) that let axis 0 vary."""
     leaves = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.ndim]
     if not leaves or leaves[0].shape[0] == 0:
         return (args, kwargs), None
@@ -146,9 +117,12 @@ def _batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, An
         batched = isinstance(x, torch.Tensor) and x.ndim and x.shape[0] == size
         return {0: torch.export.Dim.AUTO} if batched else None
 
-    shapes = (pytree.tree_map(shape, args), pytree.tree_map(shape, kwargs))
     wide = pytree.tree_map(widen, args), pytree.tree_map(widen, kwargs)
-    return wide, shapes[1] if kwargs else shapes[0]
+    try:
+        named = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    except TypeError:  # inputs that forward does not take: the export says so
+        return wide, None
+    return wide, pytree.tree_map(shape, dict(named))
 
 
 def _caches(model: nn.Module) -> bool:
@@ -194,8 +168,8 @@ def _first_line(error: Exception | None) -> str:
 def _trace_error(model: nn.Module, error: Exception, args: Any, kwargs: Any) -> Exception:
     """Say where in the user's code tracing stopped; inputs that do not even run eagerly are a `UsageError`."""
     try:
-        with tracing_mode(model):
-            model(*args, **kwargs)
+        with tracing_mode(model), _restored(model):
+            result = model(*args, **kwargs)
     except Exception as eager:  # noqa: BLE001
         shapes = [tuple(x.shape) for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
         return UsageError(
@@ -203,12 +177,37 @@ def _trace_error(model: nn.Module, error: Exception, args: Any, kwargs: Any) -> 
             place=_user_line(eager),
             remedy="pass inputs of the shape and dtype that the model's forward expects",
         )
+    odd = [x for x in pytree.tree_leaves(result) if not isinstance(x, (torch.Tensor, *PLAIN))]
+    if odd:
+        name = type(odd[0]).__name__
+        return TraceError(
+            f"forward returns a {name}, which torch.export cannot take apart",
+            place=type(model).__name__,
+            remedy="return tensors in tuples, lists or dicts, or register the type first: "
+            f"torch.export.register_dataclass({name})",
+        )
     return TraceError(
         f"torch.export cannot follow the model: {_first_line(error)}",
         place=_user_line(error),
         remedy="replace control flow that depends on tensor values (if x.sum() > 0) by torch.where or torch.cond, "
         "and Python state or .item() calls in forward by tensor operations",
     )
+
+
+PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device)
+"""What forward may return beside tensors."""
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Undo what forward writes to buffers."""
+    saved = [(buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_meta]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in saved:
+                buffer.copy_(before)
 
 
 def _user_line(error: BaseException) -> str:

@@ -77,6 +77,25 @@ def test_every_frozen_axis_has_a_reason_a_line_and_a_remedy(explained: tuple[Spa
             assert not row.reason
 
 
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("softmax", "compare positions instead of units"),
+        ("min", "reduce by a sum or a mean"),
+        ("select_one", "by split, chunk or a slice"),
+        ("neighbour_difference", "nothing: a layer keeps at least one unit"),
+        ("vit", "nothing, where the axis counts positions"),
+        ("espcn", "nothing: the channels that make the pixels"),
+    ],
+)
+def test_remedies_are_those_of_the_op(name: str, part: str) -> None:
+    space = space_of(name)
+    assert all(entry.remedy for entry in space.frozen)
+    assert any(part in entry.remedy for entry in space.frozen)
+    rows = {row.name: row.remedy for row in coppice.explain(space).frozen()}
+    assert all(rows[entry.axis] == entry.remedy for entry in space.frozen if "rewrite " not in entry.remedy)
+
+
 def test_what_families_save_is_what_the_space_charges(explained: tuple[Space, Explanation]) -> None:
     space, explanation = explained
     assert [f.name for f in explanation.families] == [f.name for f in space.families]

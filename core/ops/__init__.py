@@ -85,6 +85,8 @@ class Op:
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     identity: Callable[[Call], bool] | None = None
     average: Average | None = None
+    remedy: str = ""
+    """What would free the units that this op freezes, where one answer fits all of its reasons."""
 
     def role(self, user: fx.Node, tensor: fx.Node, axis: int) -> str:
         """The name this op gives to an axis of one of its arguments (the last name covers all further axes)."""
@@ -108,12 +110,13 @@ def row(
     roles: Mapping[str, tuple[str, ...]] | None = None,
     identity: Callable[[Call], bool] | None = None,
     average: Average | None = None,
+    remedy: str = "",
 ) -> None:
     """Add one row under each of ``names`` (``aten.conv2d``: all overloads; ``aten.add.Tensor``: that one)."""
     for name in names:
         if name in OPS:
             raise ValueError(f"the op table has two rows for {name}")
-        OPS[name] = Op(name, labels, macs, rewrite, transport, roles or {}, identity, average)
+        OPS[name] = Op(name, labels, macs, rewrite, transport, roles or {}, identity, average, remedy)
 
 
 @cache

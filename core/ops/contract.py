@@ -232,15 +232,17 @@ def _conv_transpose_rewrite(call: Call, cut: Cut) -> Rewrite:
     return Rewrite({"groups": cut.count(out.axes[at]) // cut.count(w.axes[1])})
 
 
+POSITION = "nothing: it counts positions, and a convolution reads the neighbours of each"
+
 row(
     "aten.conv1d", "aten.conv2d", "aten.conv3d",
     labels=_conv, macs=_conv_macs, rewrite=_conv_rewrite,
-    roles={"weight": ("out", "in", "window"), "bias": ("out",)},
+    roles={"weight": ("out", "in", "window"), "bias": ("out",)}, remedy=POSITION,
 )  # fmt: skip
 row(
     "aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d",
     labels=_conv_transpose, macs=_conv_transpose_macs, rewrite=_conv_transpose_rewrite,
-    roles={"weight": ("in", "out", "window"), "bias": ("out",)},
+    roles={"weight": ("in", "out", "window"), "bias": ("out",)}, remedy=POSITION,
 )  # fmt: skip
 
 

@@ -158,7 +158,9 @@ def _im2col(flow: Flow, call: Call) -> Label:
     return Label((*x.axes[:at], (*channel, *free(window)), free(call.out.shape[-1])), x.static)
 
 
+PIXELS = "nothing: the channels that make the pixels of one output channel leave only with that channel"
+
 row("aten.im2col", labels=_im2col)
-row("aten.pixel_shuffle", labels=_pixel_shuffle, transport=True)
+row("aten.pixel_shuffle", labels=_pixel_shuffle, transport=True, remedy=PIXELS)
 row("aten.pixel_unshuffle", labels=_pixel_unshuffle, transport=True)
 row("aten.channel_shuffle", labels=_channel_shuffle, rewrite=_channel_shuffle_rewrite, transport=True)

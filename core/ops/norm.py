@@ -251,6 +251,8 @@ def _weight_norm(flow: Flow, call: Call) -> Label:
 
 CHANNEL = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), ("channel",))
 
+MERGE = "merge the norm into a plain weight: torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
+
 row("aten._native_batch_norm_legit_no_training", labels=_batch_norm_parts, roles=CHANNEL)
 row("aten.batch_norm", "aten.instance_norm", labels=_normed, roles=CHANNEL)
 row("aten.layer_norm", labels=_layer_norm, roles=CHANNEL, average=LAYER)
@@ -259,4 +261,4 @@ row(
     "aten.group_norm", labels=_group_norm, rewrite=_group_norm_rewrite, roles=CHANNEL,
     average=Average(_grouped, _keep_group, _group_norm_of_present),
 )  # fmt: skip
-row("aten._weight_norm", labels=_weight_norm)
+row("aten._weight_norm", labels=_weight_norm, remedy=MERGE)

@@ -146,8 +146,10 @@ def _takes_all(call: Call) -> bool:
     return bounds[0] in (None, 0) and bounds[1] in (None, sys.maxsize) and bounds[2] == 1
 
 
-row("aten.slice", labels=_slice, rewrite=_slice_rewrite, transport=True, identity=_takes_all)
-row("aten.select", labels=_select, rewrite=_select_rewrite, transport=True)
+APART = "take parts of several units, by split, chunk or a slice: one that stands alone is an axis of its own"
+
+row("aten.slice", labels=_slice, rewrite=_slice_rewrite, transport=True, identity=_takes_all, remedy=APART)
+row("aten.select", labels=_select, rewrite=_select_rewrite, transport=True, remedy=APART)
 row("aten.split", "aten.chunk", "aten.split_with_sizes", labels=_split, rewrite=_split_rewrite, transport=True)
 
 
@@ -166,7 +168,7 @@ def _glu(flow: Flow, call: Call) -> Label:
 
 
 row("aten.glu", labels=_glu)
-row("aten.unbind", labels=_unbind, transport=True)
+row("aten.unbind", labels=_unbind, transport=True, remedy=APART)
 row("operator.getitem", labels=_getitem, transport=True)
 
 

@@ -20,6 +20,7 @@ from coppice.core.labels import (
     Flow,
     Label,
     axis_size,
+    forget,
     free,
     keep_zero,
 )
@@ -59,7 +60,11 @@ def carry_through(call: Call, known: dict[str, Carry]) -> Carry:
     """What the op makes of slices that hold ``known`` numbers, the other operands being anything."""
     names = list(known)
     stacked = np.stack([known[name] for name in names])
-    columns, inverse = np.unique(np.where(np.isnan(stacked), _OPEN, stacked), axis=1, return_inverse=True)
+    stacked = np.where(np.isnan(stacked), _OPEN, stacked)
+    if (stacked == stacked[:, :1]).all():  # as nearly always: no need to sort wide axes
+        columns, inverse = stacked[:, :1], np.zeros(stacked.shape[1], np.int64)
+    else:
+        columns, inverse = np.unique(stacked, axis=1, return_inverse=True)
     literals = tuple((name, _literal(value)) for name, value in call.arguments.items())
     results = [
         _evaluate(
@@ -152,7 +157,20 @@ def _keeps_all(call: Call) -> bool:
     return not call["train"] or call["p"] == 0
 
 
-row("aten.dropout", "aten.alpha_dropout", "aten.feature_dropout", labels=identity, transport=True, identity=_keeps_all)
+def _dropout(flow: Flow, call: Call) -> Label:
+    """The operand itself, unless it is dropped out at random: each draw depends on how many positions there are."""
+    label = flow.of(call["input"])
+    if _keeps_all(call):
+        return label
+    flow.freeze_label(label, RANDOM.format(node=call.node.name), AT_REST)
+    return Label(tuple(forget(axis) for axis in label.axes))
+
+
+RANDOM = "is multiplied by random numbers in `{node}`, which depend on how many there are"
+AT_REST = "let dropout follow the module: F.dropout(x, p, self.training), or nn.Dropout"
+
+
+row("aten.dropout", "aten.alpha_dropout", "aten.feature_dropout", labels=_dropout, transport=True, identity=_keeps_all)
 row(
     "aten.clone", "aten.contiguous", "aten.detach",
     "aten.to", "aten._to_copy", "aten.alias", "aten.lift_fresh_copy", "aten.type_as", "aten.float", "aten.double",

@@ -128,14 +128,16 @@ def _similarity(flow: Flow, call: Call) -> Label:
     return Label(tuple(axes), a.static and b.static)
 
 
+COMPARED = "compare positions instead of units: another unit less, and the shares of all others change"
+
 row("aten.cosine_similarity", labels=_similarity)
 row("aten.sum", "aten.linalg_vector_norm", "aten.norm", labels=_sum)
 row(
     "aten.amax", "aten.amin", "aten.max.default", "aten.min.default", "aten.var", "aten.std", "aten.prod",
     "aten.argmax", "aten.argmin", "aten.any", "aten.all", "aten.count_nonzero",
-    labels=_count,
+    labels=_count, remedy="reduce by a sum or a mean, whose zeros add nothing, or along an axis that has no units",
 )  # fmt: skip
 row("aten.mean", labels=_mean, average=Average(_meant, _keep_mean, _mean_of_present))
-row("aten.logsumexp", labels=_log_sum)
-row("aten.softmax", "aten.log_softmax", "aten._softmax", "aten._log_softmax", labels=_along)
-row("aten.cumsum", labels=_cumulative)
+row("aten.logsumexp", labels=_log_sum, remedy=COMPARED)
+row("aten.softmax", "aten.log_softmax", "aten._softmax", "aten._log_softmax", labels=_along, remedy=COMPARED)
+row("aten.cumsum", labels=_cumulative, remedy=COMPARED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,15 @@ import numpy as np
 from coppice.core.cost import METRICS
 from coppice.core.errors import UsageError
 from coppice.core.graph import Graph
-from coppice.core.labels import Ids, Reason
+from coppice.core.labels import Ids
 from coppice.core.space import Space
+from coppice.passes.analyze.remedy import Remedies
 from coppice.passes.space.build import Roles, build_space
 
 WINDOW = "is a position in the kernel's window"
 SINGLE = "has a single position"
 UNUSED = "is not used by forward"
 INTEGER = "holds no floating point numbers"
-GIVEN = "nothing: whoever calls the model fixes this size"
-READ = "nothing: whoever reads the output fixes this size; a model with fewer outputs is another model"
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,8 @@ class Explanation:
     least: dict[str, float]
     tied: dict[str, str]
     notes: tuple[str, ...]
+    space: Space | None = field(default=None, repr=False, compare=False)
+    """What was explained; `svg` draws its graph."""
 
     def frozen(self) -> list[AxisRow]:
         """The rows that hold frozen positions, without the axes that never had units."""
@@ -96,7 +97,17 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, in types that JSON has."""
-        return asdict(self)
+        data = asdict(replace(self, space=None))
+        del data["space"]
+        return data
+
+    def svg(self) -> str:
+        """A self-contained SVG picture of the graph: boxes coloured by family, frozen ones grey with their reasons."""
+        from coppice.passes.analyze.svg import svg
+
+        assert self.space is not None
+        self.space.graph.expect(self.space.version, "this explanation")
+        return svg(self.space, self)
 
     def verdict(self) -> str:
         """One sentence: how far the model can shrink, or why it cannot."""
@@ -194,6 +205,7 @@ def explain(target: Graph | Space) -> Explanation:
         least={m: float(least[m][0]) for m in METRICS},
         tied=dict(graph.aliases),
         notes=tuple(graph.notes),
+        space=space,
     )
 
 
@@ -219,7 +231,7 @@ class _Axes:
         self.family_of = np.full(space.solution.size, -1, np.int64)
         for k, family in enumerate(space.families):
             self.family_of[family.classes] = k
-        self.nodes = {node.name: node for node in self.graph.fx.nodes}
+        self.remedy = Remedies(self.graph)
         readers = {str(n.target): n.users for n in self.graph.fx.nodes if n.op == "get_attr"}
         self.read_at = {
             name: next((s for user in users if (s := str(user.meta.get("source", "")))), "")
@@ -255,19 +267,8 @@ class _Axes:
         why_not = self.space.solution.why(int(classes[np.flatnonzero(~free)[0]]))
         return AxisRow(
             name, k, role, size, families, int(free.sum()),
-            why_not.text, why_not.source or source, why_not.remedy or self._remedy(why_not, source),
+            why_not.text, why_not.source or source, self.remedy(why_not, source),
         )  # fmt: skip
-
-    def _remedy(self, reason: Reason, source: str) -> str:
-        """What would free an axis whose reason does not say."""
-        node = self.nodes.get(reason.node)
-        if node is not None and node.op == "placeholder":
-            return GIVEN
-        if node is not None and node.op == "output":
-            return READ
-        what = f"`{node.name}`" if node is not None else "the computation"
-        where = reason.source or source
-        return f"rewrite {what}{f' at {where}' if where else ''} so that each unit is computed apart from the others"
 
 
 def _count(n: int, one: str, many: str) -> str:

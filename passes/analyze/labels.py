@@ -118,7 +118,7 @@ def _unknown(flow: Flow, call: Call, why: str) -> None:
         for part in label if isinstance(label, tuple) else (label,) if label else ():
             flow.freeze_label(part, why, REMEDY)
     value = call.node.meta["value"]
-    why_not = Reason(why, call.node.name, call.source)
+    why_not = Reason(why, call.node.name, call.source, REMEDY)
     made = [Label(tuple(free(s, why_not) for s in v.shape) if isinstance(v, Value) else ()) for v in _leaves(value)]
     flow.labels[call.node] = tuple(made) if isinstance(value, tuple) else made[0]
 

@@ -18,6 +18,7 @@ from coppice.core.ops import Op, lookup
 from coppice.core.solve import Solution, solve
 from coppice.core.space import Family, Frozen, Slice, Space
 from coppice.passes.analyze.labels import Analysis, analyze
+from coppice.passes.analyze.remedy import Remedies
 from coppice.passes.space.families import signatures
 from coppice.passes.space.price import price
 
@@ -278,6 +279,7 @@ def _width(bound: int | float, family: Family, up: bool) -> int:
 def _frozen(analysis: Analysis, solution: Solution, roles: Roles) -> tuple[Frozen, ...]:
     """One entry per axis of a parameter that holds frozen positions, with the first reason found for it."""
     result: list[Frozen] = []
+    remedy = Remedies(analysis.graph)
     for name, axes in analysis.axes.items():
         for k, ids in enumerate(axes):
             if ids is None:
@@ -288,5 +290,6 @@ def _frozen(analysis: Analysis, solution: Solution, roles: Roles) -> tuple[Froze
             if not len(held) or named == "window":
                 continue
             why = solution.why(int(classes[held[0]]))
-            result.append(Frozen(f"{name}[{named}]", why.text, why.source, len(ids), len(held), why.remedy, why.node))
+            facts = (why.text, why.source, len(ids), len(held), remedy(why), why.node)
+            result.append(Frozen(f"{name}[{named}]", *facts))
     return tuple(result)

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from coppice.core.calls import Call
 from coppice.core.cost import CostModel, Term, merge_terms
-from coppice.core.graph import Graph
+from coppice.core.graph import Graph, Value
 from coppice.core.labels import Flow, Ids
 from coppice.core.ops import lookup
 from coppice.core.solve import Solution
@@ -56,7 +56,8 @@ def price(
 
 def _samples(graph: Graph) -> int:
     """The traced batch size where it is dynamic (costs are per sample), else 1."""
-    sizes = [node.meta["value"].shape[0] for node in graph.placeholders() if any(node.meta["value"].symbols[:1])]
+    values = [node.meta["value"] for node in graph.placeholders()]
+    sizes = [value.shape[0] for value in values if isinstance(value, Value) and any(value.symbols[:1])]
     return int(sizes[0]) if sizes else 1
 
 
@@ -102,7 +103,10 @@ class _Counter:
     def _polynomial(self, ids: Ids) -> Polynomial:
         rows = self.leaves[self.solution.class_of[ids]]
         families = np.where(rows >= 0, self.family_of[rows], -1)
-        kinds, counts = np.unique(-np.sort(-families, axis=1), axis=0, return_counts=True)
+        if (families == families[:1]).all():  # as nearly always: no need to sort wide axes
+            kinds, counts = families[:1], np.array([len(families)])
+        else:
+            kinds, counts = np.unique(-np.sort(-families, axis=1), axis=0, return_counts=True)
         result: list[tuple[tuple[int, ...], float]] = []
         for kind, count in zip(kinds.tolist(), counts.tolist(), strict=True):
             monomial = tuple(sorted(f for f in kind if f >= 0))

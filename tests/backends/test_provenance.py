@@ -97,7 +97,8 @@ def test_arithmetic_keeps_track() -> None:
     scales: set[Any] = set()
     a, b = (Tracked.of(value, ("", name, None), scales) for name, value in (("a", 12), ("b", 4)))
     for made, expected in (
-        (a * b, 48), (a // b, 3), (a + b, 16), (a - b, 8), (2 * a, 24), (24 // b, 6), (1 + a, 13), (20 - a, 8), (-a, -12),
+        (a * b, 48), (a // b, 3), (a + b, 16), (a - b, 8), (2 * a, 24), (24 // b, 6), (1 + a, 13), (20 - a, 8),
+        (-a, -12),
     ):  # fmt: skip
         assert isinstance(made, Tracked)
         assert int(made) == expected

@@ -94,6 +94,16 @@ def test_explain_of_a_model_that_nothing_can_leave(coppice: Coppice, examples: P
     assert "family" not in shown.out.split("what stays")[0].replace("a family appears", "")
 
 
+def test_explain_draws_a_picture(coppice: Coppice, tmp_path: Path) -> None:
+    shown = coppice("explain", "model.py:build", "--svg", "net.svg")
+    assert shown.code == 0
+    assert shown.out.splitlines()[-1] == "written to net.svg"
+    assert (tmp_path / "net.svg").read_text().startswith("<svg ")
+    data = coppice("explain", "model.py:build", "--svg", "net.svg", "--json").json
+    assert data["svg"] == "net.svg"
+    assert coppice("explain", "model.py:build", "--svg", "model.py/net.svg").code == 2
+
+
 # ---- compile -------------------------------------------------------------------------------------------------------
 
 

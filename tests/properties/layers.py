@@ -22,6 +22,23 @@ from properties.blocks import (
     Tied,
 )
 from properties.dice import Dice
+from properties.mixes import (
+    constant_conv,
+    constant_linear,
+    map_einsum,
+    nested_cat,
+    other_dimensions,
+    picked,
+    pixels,
+    recurrent,
+    rotary,
+    stream,
+    token_einsum,
+    token_order,
+    tokens,
+    twice,
+    vector_einsum,
+)
 
 Shape = tuple[int, ...]
 Layer = Callable[[Dice, Shape], nn.Module]
@@ -298,18 +315,28 @@ def vector_norm(dice: Dice, shape: Shape) -> nn.Module:
 LAYERS: dict[int, list[Layer]] = {
     4: [
         activation, activation, conv, conv, depthwise, transposed, map_norm, shuffle, group_gain, held,
-        squeeze_excite, last_linear,
-        order, part, parts, pad, copies, across, resample, round_trip, to_tokens,
+        squeeze_excite, last_linear, constant_conv, other_dimensions, map_einsum,
+        order, part, parts, pad, copies, across, resample, round_trip, pixels, picked, nested_cat, to_tokens,
     ],
-    3: [activation, activation, linear, linear, attention, token_norm, token_shape, gated, tied],
-    2: [activation, activation, linear, linear, vector_norm, vector_shape, gated, tied],
+    3: [
+        activation, activation, linear, linear, attention, rotary, token_norm, token_shape, gated, tied, stream,
+        constant_linear, tokens, twice, token_einsum, token_order, picked, recurrent,
+    ],
+    2: [
+        activation, activation, linear, linear, vector_norm, vector_shape, gated, tied, stream, constant_linear, twice,
+        vector_einsum, picked,
+    ],
 }  # fmt: skip
 
 
 def fits(layer: Layer, shape: Shape) -> bool:
     """Whether ``layer`` may be drawn for a value of ``shape``."""
-    if layer in (parts, copies):
-        return 1 < shape[1] <= 16 if layer is parts else shape[1] <= 8
+    if layer is parts:
+        return 1 < shape[1] <= 16
+    if layer in (copies, nested_cat):
+        return 1 < shape[1] <= 8
+    if layer in (stream, rotary, recurrent, twice):
+        return shape[-1] <= 16 and shape[1] <= 32
     if layer is resample:
         return shape[2] > 1 or shape[2] <= 4
     if layer is vector_shape:

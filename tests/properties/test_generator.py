@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
 import coppice
+from properties.dice import Dice
+from properties.layers import LAYERS, Layer, Shape, fits
 from properties.networks import Example, networks
 from properties.reference import gap, masked
 
 EXACT = 1e-9
+T = TypeVar("T")
 
 
 def space_of(example: Example) -> coppice.Space:
@@ -21,7 +27,7 @@ def test_the_generator_reaches_what_it_should() -> None:
     """Most random networks have something to cut: the properties above are not vacuous."""
     cut: list[int] = []
 
-    @settings(max_examples=40, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=30, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(networks())
     def draw(example: Example) -> None:
         cut.append(len(space_of(example).families))
@@ -29,6 +35,58 @@ def test_the_generator_reaches_what_it_should() -> None:
     draw()
     assert sum(count > 0 for count in cut) >= 0.5 * len(cut)
     assert max(cut) >= 4
+
+
+class Sure(Dice):
+    """Takes the ``turn``-th option every time."""
+
+    def __init__(self, turn: int) -> None:
+        self.turn = turn
+
+    def pick(self, options: Sequence[T]) -> T:
+        return options[self.turn % len(options)]
+
+    def flag(self) -> bool:
+        return bool(self.turn % 2)
+
+    def number(self, low: int, high: int) -> int:
+        return low + self.turn % (high - low + 1)
+
+
+SHAPES: dict[int, Shape] = {4: (2, 8, 4, 4), 3: (2, 4, 8), 2: (2, 8)}
+DRAWN = [(rank, layer) for rank, layers in LAYERS.items() for layer in dict.fromkeys(layers)]
+
+
+@pytest.mark.parametrize(("rank", "layer"), DRAWN, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_every_layer_runs_in_all_its_forms(rank: int, layer: Layer) -> None:
+    shape = SHAPES[rank]
+    assert fits(layer, shape)
+    for turn in range(12):
+        made = layer(Sure(turn), shape).eval()(torch.randn(shape))
+        for value in made if isinstance(made, tuple) else (made,):
+            assert value.ndim in LAYERS
+            assert value.shape[0] == shape[0]
+
+
+WANTED = (
+    "Einsum", "Picked", "Conv1d", "Conv3d", "Stream", "Rotary", "Tokens", "Twice", "Recurrent", "RMS", "LayerNorm",
+    "BatchNorm2d", "ConvTranspose2d", "Attention", "SqueezeExcite", "Tied", "Apply(sigmoid)", "Apply(softplus)",
+    "Apply(nested cat)", "Apply(cat ", "Apply(unshuffle", "Apply(flip", "Apply(roll",
+)  # fmt: skip
+"""Each comes ten times and more in the networks drawn below."""
+
+
+def test_the_generator_reaches_every_kind_of_layer() -> None:
+    seen: set[str] = set()
+
+    @settings(max_examples=500, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(networks())
+    def draw(example: Example) -> None:
+        text = repr(example)
+        seen.update(name for name in WANTED if name in text)
+
+    draw()
+    assert set(WANTED) - seen == set()
 
 
 def test_the_check_can_fail() -> None:

@@ -37,7 +37,7 @@ def same(a: object, b: object) -> bool:
 
 
 @some(60)
-@given(networks())
+@given(networks(dtype=torch.float64))
 @torch.no_grad()
 def test_a_subnet_is_the_masked_network(example: Example) -> None:
     space = space_of(example)
@@ -102,7 +102,7 @@ def test_costs_are_those_of_the_subnet(example: Example) -> None:
 
 
 @some(20)
-@given(networks())
+@given(networks(dtype=torch.float64))
 @torch.no_grad()
 def test_a_zero_group_can_be_cut(example: Example) -> None:
     """One unit of each family: its slices are set to zero in the model itself, which is traced anew and cut."""
