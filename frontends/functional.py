@@ -16,7 +16,6 @@ class Functional:
     def __init__(self, program: torch.export.ExportedProgram) -> None:
         self.graph = program.graph
         self.notes: list[str] = []
-        self._names: dict[fx.Node, str] = {}
         if any(_mutates(node) for node in program.graph.nodes) and not self._rename_in_place():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch copies tree specs of a class it has deprecated itself
@@ -24,9 +23,6 @@ class Functional:
         mutated = [s.target for s in program.graph_signature.output_specs if s.kind.name == "BUFFER_MUTATION"]
         if mutated:
             self.notes.append(f"forward writes to {', '.join(map(str, mutated))}; the subnet keeps the traced value")
-
-    def original(self, node: fx.Node) -> str:
-        return self._names.get(node, node.name)
 
     def _rename_in_place(self) -> bool:
         """Swap ``add_`` for ``add`` where the written tensor is no view and has none; False if one is."""
@@ -36,7 +32,6 @@ class Functional:
         for node in self.graph.nodes:
             if not _mutates(node) or node.target is torch.ops.aten.detach_.default:
                 env[node] = graph.node_copy(node, lambda n: env[n])
-                self._names[env[node]] = node.name
                 continue
             written, twin = node.args[0], _twin(node.target)
             if twin is None or not isinstance(written, fx.Node) or written.op == "placeholder":
@@ -46,7 +41,6 @@ class Functional:
             new = graph.node_copy(node, lambda n: env[n])
             new.target = twin
             env[node] = env[written] = new
-            self._names[new] = node.name
         self.graph = graph
         return True
 

@@ -49,10 +49,8 @@ def lift(model: nn.Module, program: torch.export.ExportedProgram, name: str) -> 
             new.meta.update(value=_value(node.meta.get("val"), hints), source="", modules=())
             env[node] = new
         elif node.op == "output":
-            wanted = [
-                s.arg.name for s in signature.output_specs if s.kind.name == "USER_OUTPUT" and hasattr(s.arg, "name")
-            ]
-            results = [a for a in node.args[0] if not isinstance(a, fx.Node) or source.original(a) in wanted]
+            own = sum(spec.kind.name == "USER_OUTPUT" for spec in signature.output_specs)  # they come last
+            results = list(node.args[0])[len(node.args[0]) - own :]
             new = graph.output(tuple(fx.map_arg(results, lambda n: env[n])))
             new.meta.update(value=None, source="", modules=())
         elif node.op == "call_function":
