@@ -18,9 +18,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from model_coverage import peers, registry, report, worker
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from model_coverage import peers, registry, report, worker
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,12 +40,14 @@ def main() -> int:
     rows = [journal.rows[tool, key] for tool in tools for key in keys]
     report.show(rows)
     if options.docs:
-        options.docs.write_text(report.markdown(rows, versions()), encoding="utf-8")
+        options.docs.write_text(report.markdown(rows, versions(), options.limit), encoding="utf-8")
     return 0 if all(report.sound(r) for r in rows if r["tool"] == "coppice") else 1
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="model_coverage", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="model_coverage", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--only", nargs="+", default=[], metavar="GLOB", help="models by key, e.g. 'timm/res*'")
     parser.add_argument("--sources", nargs="+", choices=registry.SOURCES, default=list(registry.SOURCES))
     parser.add_argument("--peers", action="store_true", help="run Torch-Pruning on the same list too")

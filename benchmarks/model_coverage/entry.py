@@ -14,9 +14,9 @@ Args = tuple[Any, ...] | dict[str, Any]
 
 @dataclass(frozen=True)
 class Entry:
-    """One model. ``build`` gives it with randomised parameters, in eval mode; ``inputs(batch)`` are positional or named.
+    """One model: ``source`` says whose code it is, ``domain`` what it is for.
 
-    ``source`` says whose code it is; ``domain`` what it is for.
+    ``build`` gives it with randomised parameters, in eval mode; ``inputs(batch)`` are positional or named arguments.
     """
 
     name: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from model_coverage.entry import Entry, image
 from torch import nn
+
+from model_coverage.entry import Entry, image
 from zoo.case import seeded
 
 CONVOLUTIONAL = {

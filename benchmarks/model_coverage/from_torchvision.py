@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from model_coverage.entry import Args, Entry, image
-from torch import Tensor, nn
-from zoo.case import generator, seeded
-
 import torch
+from torch import Tensor, nn
+
+from model_coverage.entry import Args, Entry, image
+from zoo.case import generator, seeded
 
 CLASSIFICATION = {
     "alexnet": 96, "vgg11_bn": 64, "googlenet": 64, "inception_v3": 96,

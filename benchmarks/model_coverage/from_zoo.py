@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from model_coverage.entry import Entry, image, noise
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from model_coverage.entry import Entry, image, noise
 from zoo import MODELS
 from zoo.case import seeded, tokens
 
@@ -142,7 +143,9 @@ class ChannelAttention(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1))
+        self.body = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)
+        )
         self.squeeze = nn.Sequential(nn.Conv2d(width, width // 4, 1), nn.ReLU(), nn.Conv2d(width // 4, width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -154,8 +157,12 @@ class Rcan(nn.Module):
     def __init__(self, width: int = 48, blocks: int = 4) -> None:
         super().__init__()
         self.head = nn.Conv2d(3, width, 3, padding=1)
-        self.body = nn.Sequential(*[ChannelAttention(width) for _ in range(blocks)], nn.Conv2d(width, width, 3, padding=1))
-        self.tail = nn.Sequential(nn.Conv2d(width, 4 * width, 3, padding=1), nn.PixelShuffle(2), nn.Conv2d(width, 3, 3, padding=1))
+        self.body = nn.Sequential(
+            *[ChannelAttention(width) for _ in range(blocks)], nn.Conv2d(width, width, 3, padding=1)
+        )
+        self.tail = nn.Sequential(
+            nn.Conv2d(width, 4 * width, 3, padding=1), nn.PixelShuffle(2), nn.Conv2d(width, 3, 3, padding=1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.head(x)
@@ -171,7 +178,10 @@ class Rdn(nn.Module):
         self.head = nn.Conv2d(3, width, 3, padding=1)
         self.blocks = nn.ModuleList(
             nn.ModuleList(
-                [*(nn.Conv2d(width + k * grow, grow, 3, padding=1) for k in range(layers)), nn.Conv2d(width + layers * grow, width, 1)]
+                [
+                    *(nn.Conv2d(width + k * grow, grow, 3, padding=1) for k in range(layers)),
+                    nn.Conv2d(width + layers * grow, width, 1),
+                ]
             )
             for _ in range(blocks)
         )

@@ -8,12 +8,13 @@ import time
 from collections import Counter
 from typing import Any
 
-import coppice
 import torch
+from torch import nn
+
+import coppice
 from coppice.core.space import Space
 from model_coverage import wide
 from model_coverage.entry import Entry
-from torch import nn
 
 TOLERANCE = 1e-9
 BATCH = 2
@@ -70,7 +71,7 @@ def _stages(entry: Entry, row: dict[str, Any]) -> None:
     row["stage"] = "checked"
 
 
-class quiet_cache:  # noqa: N801 (a context manager)
+class quiet_cache:
     """The key-value cache of a transformers model, which coppice leaves out of the graph, switched off."""
 
     def __init__(self, model: nn.Module) -> None:

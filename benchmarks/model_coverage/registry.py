@@ -9,7 +9,12 @@ from model_coverage.entry import Entry
 from zoo.hf import transformers
 
 SOURCES = ("hand-written", "transformers", "timm", "torchvision")
-MODULES = {"hand-written": "from_zoo", "transformers": "from_transformers", "timm": "from_timm", "torchvision": "from_torchvision"}
+MODULES = {
+    "hand-written": "from_zoo",
+    "transformers": "from_transformers",
+    "timm": "from_timm",
+    "torchvision": "from_torchvision",
+}
 
 
 def entries(source: str) -> dict[str, Entry]:

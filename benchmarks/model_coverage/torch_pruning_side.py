@@ -18,16 +18,17 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import coppice
 import numpy as np
 import torch
 import torch.utils._pytree as pytree
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import coppice
 from coppice.passes.analyze.labels import OUTPUT
 from model_coverage import wide
 from model_coverage.entry import Entry
 from model_coverage.measure import BATCH, quiet_cache
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 TOLERANCE = 1e-6
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads")
@@ -77,7 +78,11 @@ def _stages(entry: Entry, row: dict[str, Any]) -> None:
         gone = prune(pruner, original, names)
         repair(model, heads)
         row["seconds"]["prune"] = round(time.perf_counter() - started - row["seconds"]["analyse"], 3)
-        row |= {"stage": "pruned", "groups": len({k for k, _, _ in gone}), "kept": {"params": sum(p.numel() for p in model.parameters()) / before}}
+        row |= {
+            "stage": "pruned",
+            "groups": len({k for k, _, _ in gone}),
+            "kept": {"params": sum(p.numel() for p in model.parameters()) / before},
+        }
         if not gone:
             raise ValueError("nothing was pruned: no group outside the ignored layers")
         model.eval()
@@ -98,7 +103,11 @@ def output_layers(entry: Entry, model: nn.Module) -> set[str]:
     """The modules whose output axis is the model's output."""
     space = coppice.build_space(coppice.trace(model, entry.inputs(BATCH)))
     axes = (f.axis for f in space.frozen if f.reason == OUTPUT)
-    names = {axis.rpartition("[")[0].rpartition(".")[0] for axis in axes if axis.endswith(("[out]", "[channel]", "[feature]"))}
+    names = {
+        axis.rpartition("[")[0].rpartition(".")[0]
+        for axis in axes
+        if axis.endswith(("[out]", "[channel]", "[feature]"))
+    }
     return names - {""}
 
 
@@ -110,7 +119,16 @@ def head_counts(model: nn.Module) -> dict[nn.Module, int]:
         if heads is None or isinstance(module, nn.MultiheadAttention):
             continue
         for name, child in module.named_children():
-            if isinstance(child, nn.Linear) and name.split("_")[0] in ("q", "k", "v", "qkv", "query", "key", "value", "kv"):
+            if isinstance(child, nn.Linear) and name.split("_")[0] in (
+                "q",
+                "k",
+                "v",
+                "qkv",
+                "query",
+                "key",
+                "value",
+                "kv",
+            ):
                 own = getattr(module, "num_key_value_heads", heads) if name[0] in "kv" else heads
                 if child.out_features % own == 0:
                     found[child] = int(own)
@@ -137,7 +155,9 @@ Gone = list[tuple[str, int, "np.ndarray[Any, Any]"]]
 def prune(pruner: Any, original: nn.Module, names: dict[int, str]) -> Gone:
     """Prune group by group; what goes is told in positions of the original."""
     modules, left, gone = dict(original.named_modules()), {}, []  # type: ignore[var-annotated]
-    dims = {pruner.DG._param_to_name[p]: dim for p, dim in pruner.DG.unwrapped_parameters if p in pruner.DG._param_to_name}
+    dims = {
+        pruner.DG._param_to_name[p]: dim for p, dim in pruner.DG.unwrapped_parameters if p in pruner.DG._param_to_name
+    }
     tensors = dict(original.named_parameters()) | dict(original.named_buffers())
     for group in pruner.step(interactive=True):
         for dep, found in group.items:
@@ -170,7 +190,9 @@ def _slots(name: str, module: nn.Module, made: bool) -> Iterator[tuple[str, int,
     """(tensor, axis, how often the positions repeat along it) of what a layer makes."""
     at = f"{name}." if name else ""
     if isinstance(module, NORMS):
-        yield from ((f"{at}{t}", 0, 1) for t in ("weight", "bias", "running_mean") if getattr(module, t, None) is not None)
+        yield from (
+            (f"{at}{t}", 0, 1) for t in ("weight", "bias", "running_mean") if getattr(module, t, None) is not None
+        )
     elif isinstance(module, nn.MultiheadAttention):
         yield from ((f"{at}out_proj.weight", 0, 1), (f"{at}out_proj.bias", 0, 1))
         yield from ((f"{at}in_proj_weight", 0, 3), (f"{at}in_proj_bias", 0, 3))

@@ -8,27 +8,41 @@ from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
-from model_coverage.entry import Args
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from model_coverage.entry import Args
 
 NARROW = (torch.float32, torch.float16, torch.bfloat16)
 FLOOR = 1e-3
 """Outputs smaller than this are compared as if they were this large."""
 
 
-class Wide(TorchDispatchMode):
-    """Every dtype that a call names becomes fp64 where it is a narrower one: ``x.float()`` stays wide."""
+def _widen(value: Any) -> Any:
+    return torch.float64 if isinstance(value, torch.dtype) and value in NARROW else value
+
+
+class WideOps(TorchDispatchMode):
+    """Every dtype that an operator is given becomes fp64 where it is a narrower one: ``x.float()`` stays wide."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        def widen(value: Any) -> Any:
-            return torch.float64 if isinstance(value, torch.dtype) and value in NARROW else value
+        return func(*pytree.tree_map(_widen, args), **pytree.tree_map(_widen, kwargs or {}))
 
-        return func(*pytree.tree_map(widen, args), **pytree.tree_map(widen, kwargs or {}))
+
+class WideCalls(TorchFunctionMode):
+    """The same for calls that are no operators, as ``torch.tensor(0.5, dtype=torch.float)``."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **{name: _widen(value) for name, value in (kwargs or {}).items()})
 
 
 def wide_copy(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(model).double().eval()
+    """A copy in fp64; experts in transformers run as plain products, since grouped ones do not take fp64."""
+    result = copy.deepcopy(model).double().eval()
+    if hasattr(result, "set_experts_implementation"):
+        result.set_experts_implementation("batched_mm")
+    return result
 
 
 def run(model: nn.Module, inputs: Args) -> list[Tensor]:
@@ -37,7 +51,7 @@ def run(model: nn.Module, inputs: Args) -> list[Tensor]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with torch.no_grad(), Wide():
+        with torch.no_grad(), WideCalls(), WideOps():
             result = model(**given) if isinstance(given, dict) else model(*given)
     finally:
         torch.set_default_dtype(before)

@@ -45,6 +45,7 @@ def measure(context: Any, tool: str, key: str, limit: float, answer: Path) -> di
 
 def _work(tool: str, key: str, answer: str) -> None:
     import torch
+
     from model_coverage import registry
 
     null = os.open(os.devnull, os.O_WRONLY)

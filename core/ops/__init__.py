@@ -127,6 +127,9 @@ def _load() -> None:
         "reduce",
         "spatial",
         "indexing",
+        "order",
+        "scatter",
+        "products",
         "sources",
     ):
         importlib.import_module(f"coppice.core.ops.{module}")
