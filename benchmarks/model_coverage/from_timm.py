@@ -18,12 +18,10 @@ CONVOLUTIONAL = {
     "mobileone_s0": 64, "mnasnet_small": 64, "lcnet_050": 64, "tinynet_e": 64, "rexnet_100": 64, "fbnetc_100": 64,
     "ghostnet_100": 64, "ghostnetv2_100": 64, "repghostnet_050": 64, "repvgg_a0": 64, "hardcorenas_a": 64,
     "hrnet_w18_small": 64, "dla34": 64, "dla60_res2net": 64, "ese_vovnet19b_dw": 64, "cspdarknet53": 64,
-    "densenet121": 64, "dpn48b": 64, "xception41": 96, "inception_v3": 96, "inception_v4": 96,
-    "inception_resnet_v2": 96, "nasnetalarge": 96, "nfnet_f0": 64, "dm_nfnet_f0": 64, "nf_resnet50": 64,
+    "densenet121": 64, "dpn48b": 64, "xception41": 96, "inception_v4": 96,
+    "inception_resnet_v2": 96, "nfnet_f0": 64, "dm_nfnet_f0": 64, "nf_resnet50": 64,
     "convnext_atto": 64, "convnextv2_atto": 64, "inception_next_atto": 64, "mambaout_femto": 64, "hgnet_tiny": 64,
-    "convmixer_768_32": 56, "fasternet_t0": 64, "starnet_s1": 64, "repvit_m0_9": 64, "vgg11_bn": 64,
-    "poolformer_s12": 64, "edgenext_xx_small": 64, "rdnet_tiny": 64, "mobilenetv5_base": 64,
-}  # fmt: skip
+    "convmixer_768_32": 56, "fasternet_t0": 64, "starnet_s1": 64, "repvit_m0_9": 64,     "poolformer_s12": 64, "edgenext_xx_small": 64, "rdnet_tiny": 64, }  # fmt: skip
 ATTENTION: dict[str, tuple[int, dict[str, Any]]] = {
     "vit_tiny_patch16_224": (64, {"img_size": 64}),
     "vit_relpos_small_patch16_224": (64, {"img_size": 64}),
@@ -67,11 +65,10 @@ ATTENTION: dict[str, tuple[int, dict[str, Any]]] = {
     "tiny_vit_5m_224": (224, {}),
     "caformer_s18": (64, {}),
     "convformer_s18": (64, {}),
-    "sequencer2d_s": (224, {}),
+    "sequencer2d_s": (224, {"layers": [1, 1, 2, 1]}),
     "swiftformer_xs": (224, {}),
     "shvit_s1": (64, {}),
     "nextvit_small": (64, {}),
-    "botnet26t_256": (256, {}),
     "lambda_resnet26t": (256, {}),
 }
 

@@ -12,14 +12,14 @@ from zoo.case import generator, seeded
 
 CLASSIFICATION = {
     "alexnet": 96, "vgg11_bn": 64, "googlenet": 64, "inception_v3": 96,
-    "resnet18": 64, "resnext50_32x4d": 64, "wide_resnet50_2": 64, "regnet_x_400mf": 64, "regnet_y_400mf": 64,
+    "resnet18": 64, "resnext50_32x4d": 64, "regnet_x_400mf": 64, "regnet_y_400mf": 64,
     "densenet121": 64, "squeezenet1_1": 96, "shufflenet_v2_x1_0": 64, "mobilenet_v2": 64, "mobilenet_v3_large": 64,
-    "mnasnet0_5": 64, "efficientnet_b0": 64, "efficientnet_v2_s": 64, "convnext_tiny": 64,
+    "mnasnet0_5": 64, "efficientnet_b0": 64, "convnext_tiny": 64,
     "vit_b_32": 64, "swin_t": 64, "swin_v2_t": 64, "maxvit_t": 224,
 }  # fmt: skip
 SEGMENTATION = ("fcn_resnet50", "deeplabv3_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large")
 VIDEO: dict[str, tuple[int, int]] = {
-    "r3d_18": (8, 32), "mc3_18": (8, 32), "r2plus1d_18": (8, 32), "s3d": (9, 193), "mvit_v2_s": (8, 64),
+    "r3d_18": (8, 32), "mc3_18": (8, 32), "r2plus1d_18": (8, 32), "s3d": (13, 209), "mvit_v1_b": (8, 64),
     "swin3d_t": (8, 32),
 }  # fmt: skip
 DETECTION = {
@@ -49,7 +49,7 @@ def _build(name: str) -> nn.Module:
     if name in DETECTION:
         return Dense(models.detection.__dict__[name](weights_backbone=None, num_classes=21, **options))
     if name in VIDEO:
-        if name == "mvit_v2_s":
+        if name == "mvit_v1_b":
             options |= {"temporal_size": VIDEO[name][0], "spatial_size": (VIDEO[name][1],) * 2}
         return models.video.__dict__[name](num_classes=40, **options)
     if name == "raft_small":
