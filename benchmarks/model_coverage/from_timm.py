@@ -21,7 +21,8 @@ CONVOLUTIONAL = {
     "densenet121": 64, "dpn48b": 64, "xception41": 96, "inception_v4": 96,
     "inception_resnet_v2": 96, "nfnet_f0": 64, "dm_nfnet_f0": 64, "nf_resnet50": 64,
     "convnext_atto": 64, "convnextv2_atto": 64, "inception_next_atto": 64, "mambaout_femto": 64, "hgnet_tiny": 64,
-    "convmixer_768_32": 56, "fasternet_t0": 64, "starnet_s1": 64, "repvit_m0_9": 64,     "poolformer_s12": 64, "edgenext_xx_small": 64, "rdnet_tiny": 64, }  # fmt: skip
+    "convmixer_768_32": 56, "fasternet_t0": 64, "starnet_s1": 64, "repvit_m0_9": 64,
+    "poolformer_s12": 64, "edgenext_xx_small": 64, "rdnet_tiny": 64, }  # fmt: skip
 ATTENTION: dict[str, tuple[int, dict[str, Any]]] = {
     "vit_tiny_patch16_224": (64, {"img_size": 64}),
     "vit_relpos_small_patch16_224": (64, {"img_size": 64}),

@@ -52,6 +52,11 @@ def _pixels(batch: int, size: int) -> Args:
     return {"pixel_values": _normal(batch, 3, size, size)}
 
 
+def _masked(batch: int, size: int, patches: int) -> Args:
+    """With the noise that chooses patches, which the model would otherwise draw anew at every call."""
+    return {"pixel_values": _normal(batch, 3, size, size), "noise": torch.rand(batch, patches, generator=generator())}
+
+
 def _frames(batch: int, count: int, size: int) -> Args:
     return {"pixel_values": _normal(batch, count, 3, size, size)}
 
@@ -102,8 +107,8 @@ def _trajectory(batch: int) -> Args:
 
 
 INPUTS: dict[str, Callable[..., Args]] = {
-    "ids": _ids, "tokens": _tokens, "pairs": _pairs, "pixels": _pixels, "frames": _frames, "clip": _clip,
-    "wave": _wave, "values": _values, "spectrum": _spectrum, "frames_then_words": _frames_then_words, "mel": _mel,
+    "ids": _ids, "tokens": _tokens, "pairs": _pairs, "pixels": _pixels, "frames": _frames, "masked": _masked,
+    "clip": _clip, "wave": _wave, "values": _values, "spectrum": _spectrum, "frames_then_words": _frames_then_words, "mel": _mel,
     "sound": _sound, "past": _past, "trajectory": _trajectory,
 }  # fmt: skip
 

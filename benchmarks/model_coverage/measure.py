@@ -13,6 +13,7 @@ from torch import nn
 
 import coppice
 from coppice.core.space import Space
+from coppice.core.tensors import named_tensors
 from model_coverage import wide
 from model_coverage.entry import Entry
 
@@ -30,9 +31,14 @@ def measure(entry: Entry) -> dict[str, Any]:
     try:
         _stages(entry, row)
     except Exception as error:  # noqa: BLE001 (the table reports whatever happens)
-        first = (str(error).strip().splitlines() or [""])[0]
-        row["failure"] = f"{type(error).__name__}: {first}"[:400]
+        row["failure"] = failure(error)
     return row
+
+
+def failure(error: Exception) -> str:
+    """The first line of an error, without the folders of this machine."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return re.sub(r"/\S*/(?=[\w.]+)", "", f"{type(error).__name__}: {first}")[:400]
 
 
 def _stages(entry: Entry, row: dict[str, Any]) -> None:
@@ -91,7 +97,7 @@ class quiet_cache:
 def mask(model: nn.Module, space: Space, config: coppice.Config) -> nn.Module:
     """A copy of the user's model with the slices of every removed unit set to zero."""
     result = copy.deepcopy(model)
-    tensors = dict(result.named_parameters(remove_duplicate=False)) | dict(result.named_buffers(remove_duplicate=False))
+    tensors = named_tensors(result)
     for name, axes in space.zero_masks(config).items():
         for k, zero in enumerate(axes):
             if zero is not None:

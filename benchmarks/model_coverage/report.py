@@ -166,8 +166,8 @@ def _side_by_side(own: list[Row], peers: dict[str, Row], version: str) -> str:
         ),
     ]  # fmt: skip
     return SIDES.format(version=version) + _table(head, lines) + (
-        "\nShares are of all models. coppice's seconds are `torch.export` and its analysis together, Torch-Pruning's its "
-        "dependency graph, for which it runs the model once.\n"
+        "\nShares are of all models. coppice's seconds are `torch.export` and its analysis together, Torch-Pruning's "
+        "its dependency graph, for which it runs the model once.\n"
     )  # fmt: skip
 
 
