@@ -108,8 +108,8 @@ def _trajectory(batch: int) -> Args:
 
 INPUTS: dict[str, Callable[..., Args]] = {
     "ids": _ids, "tokens": _tokens, "pairs": _pairs, "pixels": _pixels, "frames": _frames, "masked": _masked,
-    "clip": _clip, "wave": _wave, "values": _values, "spectrum": _spectrum, "frames_then_words": _frames_then_words, "mel": _mel,
-    "sound": _sound, "past": _past, "trajectory": _trajectory,
+    "clip": _clip, "wave": _wave, "values": _values, "spectrum": _spectrum,
+    "frames_then_words": _frames_then_words, "mel": _mel, "sound": _sound, "past": _past, "trajectory": _trajectory,
 }  # fmt: skip
 
 

@@ -62,9 +62,9 @@ def declare() -> None:
     """Declare torchvision's operators unless a torchvision that works brings them."""
     if _KEPT or importlib.util.find_spec("torchvision") is not None:
         return
-    library = torch.library.Library("torchvision", "DEF")
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for schema in OPERATORS:
-        library.define(schema)
+        library.define(schema)  # type: ignore[no-untyped-call]
     _KEPT.append(library)
 
 

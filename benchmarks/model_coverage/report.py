@@ -32,11 +32,11 @@ def through(row: Row) -> bool:
 
 
 def sound(row: Row) -> bool:
-    return row["stage"] == "checked" and max(row["error"], row["other_error"]) <= TOLERANCE
+    return row["stage"] == "checked" and bool(max(row["error"], row["other_error"]) <= TOLERANCE)
 
 
 def peer_sound(row: Row, key: str = "error") -> bool:
-    return row["stage"] == "checked" and row[key] <= PEER_TOLERANCE
+    return row["stage"] == "checked" and bool(row[key] <= PEER_TOLERANCE)
 
 
 def line(row: Row) -> str:

@@ -23,7 +23,7 @@ def _widen(value: Any) -> Any:
     return torch.float64 if isinstance(value, torch.dtype) and value in NARROW else value
 
 
-class WideOps(TorchDispatchMode):
+class WideOps(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Every dtype that an operator is given becomes fp64 where it is a narrower one: ``x.float()`` stays wide."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -40,8 +40,9 @@ class WideCalls(TorchFunctionMode):
 def wide_copy(model: nn.Module) -> nn.Module:
     """A copy in fp64; experts in transformers run as plain products, since grouped ones do not take fp64."""
     result = copy.deepcopy(model).double().eval()
-    if hasattr(result, "set_experts_implementation"):
-        result.set_experts_implementation("batched_mm")
+    choose = getattr(result, "set_experts_implementation", None)
+    if callable(choose):
+        choose("batched_mm")
     return result
 
 
@@ -51,7 +52,7 @@ def run(model: nn.Module, inputs: Args) -> list[Tensor]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with torch.no_grad(), WideCalls(), WideOps():
+        with torch.no_grad(), WideCalls(), WideOps():  # type: ignore[no-untyped-call]
             result = model(**given) if isinstance(given, dict) else model(*given)
     finally:
         torch.set_default_dtype(before)
