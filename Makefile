@@ -4,6 +4,7 @@ PYTHON ?= python3
 JOBS ?= 2
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+COVERAGE_ARGS ?=
 # e.g. PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" where the GPU build of torch is not wanted
 PIP_ARGS ?=
 
@@ -17,7 +18,7 @@ C_SOURCES := $(shell find kernels backends tests benchmarks examples -name '*.[c
 BUILT_FROM := pyproject.toml constraints.txt CMakeLists.txt $(shell find kernels ! -name '*.py' -type f ! -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz-graphs lint format bench check-c dist test-wheel test-dist hooks clean
+.PHONY: help setup demo test fuzz-graphs lint format bench coverage check-c dist test-wheel test-dist hooks clean
 .DELETE_ON_ERROR:
 
 help: ## say what each target does
@@ -76,6 +77,16 @@ format: .venv/.dev ## rewrite the sources as lint wants them
 
 bench: .venv/.dev ## kernels by layer shape and ISA (BENCH_ARGS go to coppice bench)
 	$(BIN)/coppice bench $(BENCH_ARGS)
+
+# timm, torchvision and Torch-Pruning stay out of .venv: torchvision's binary fits one torch only, its models are Python.
+PEERS := torchvision==0.28.0 timm==1.0.31 torch-pruning==1.6.1 huggingface_hub pillow
+
+build/peers/.installed: .venv/.test Makefile
+	rm -rf build/peers && $(INSTALL) --no-deps --target build/peers $(PEERS)
+	@touch $@
+
+coverage: .venv/.test build/peers/.installed ## every model of the coverage list, and docs/coverage.md from it (an hour)
+	PYTHONPATH=tests:benchmarks $(BIN)/python -m model_coverage --peers --docs docs/coverage.md $(COVERAGE_ARGS)
 
 check-c: .venv/.build-tools ## the C library alone, under the address and undefined-behaviour sanitizers
 	$(BIN)/cmake -S . -B build/check-c -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DCOPPICE_SANITIZE=ON

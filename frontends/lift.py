@@ -51,8 +51,8 @@ def lift(model: nn.Module, program: torch.export.ExportedProgram, name: str) -> 
             new.meta.update(value=_value(node.meta.get("val"), hints), source="", modules=())
             env[node] = new
         elif node.op == "output":
-            pairs = zip(node.args[0], signature.output_specs, strict=True)
-            results = [result for result, spec in pairs if spec.kind.name == "USER_OUTPUT"]
+            own = sum(spec.kind.name == "USER_OUTPUT" for spec in signature.output_specs)  # they come last
+            results = list(node.args[0])[len(node.args[0]) - own :]
             new = graph.output(tuple(fx.map_arg(results, lambda n: env[n])))
             new.meta.update(value=None, source="", modules=())
         elif node.op == "get_attr" and isinstance(_held(program.graph_module, node), fx.GraphModule):

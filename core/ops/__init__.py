@@ -133,6 +133,9 @@ def _load() -> None:
         "reduce",
         "spatial",
         "indexing",
+        "order",
+        "scatter",
+        "products",
         "sources",
         "higher",
     ):

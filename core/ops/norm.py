@@ -53,6 +53,7 @@ def _normed(flow: Flow, call: Call) -> Label:
     vectors = {name: flow.of(call[name]).axes[0] for name in names if call.get(name) is not None}
     axes = [forget(axis) for axis in x.axes]
     channel = x.axes[at]
+    _freeze_averaged(flow, call, x, at)
     if axis_size(channel) != 1:
         axes[at] = per_channel(flow, channel, vectors)
     if call.get("running_mean") is not None:
@@ -60,6 +61,14 @@ def _normed(flow: Flow, call: Call) -> Label:
     if call.get("running_var") is not None:
         flow.consume(flow.of(call["running_var"]).axes[0])
     return Label(tuple(axes), x.static)
+
+
+def _freeze_averaged(flow: Flow, call: Call, x: Label, at: int) -> None:
+    """Hold what statistics of the batch itself average over: a standardised weight's inputs, positions of an image."""
+    sample = "use_input_stats" in call.names  # instance norm, whose batch axis stays apart
+    if call.get("training") or call.get("use_input_stats"):
+        for axis in (*(() if sample else x.axes[:at]), *x.axes[at + 1 :]):
+            flow.freeze_axis(axis, AVERAGED.format(node=call.node.name), REMEDY)
 
 
 def _batch_norm_parts(flow: Flow, call: Call) -> tuple[Label, ...]:

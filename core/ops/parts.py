@@ -12,6 +12,7 @@ from torch import fx
 from coppice.core.calls import Call
 from coppice.core.labels import POISON, UNKNOWN, Axis, Factor, Flow, Label, axis_size, free, keep_zero, labelled
 from coppice.core.ops import Cut, Rewrite, row
+from coppice.core.ops.views import regroup
 
 aten = torch.ops.aten
 
@@ -42,7 +43,8 @@ def _pick(flow: Flow, factor: Factor, positions: np.ndarray[Any, Any]) -> Axis:
     return (Factor(len(positions), factor.ids[positions], factor.carry[positions]),)
 
 
-def _bounds(call: Call, size: int) -> tuple[int, int, int]:
+def bounds(call: Call, size: int) -> tuple[int, int, int]:
+    """(start, end, step) of a slice with literal places, as `range` takes them."""
     start, end, step = call.get("start"), call.get("end"), call.get("step", 1)
     start = 0 if start is None else start
     end = size if end is None else end
@@ -57,13 +59,22 @@ def _slice(flow: Flow, call: Call) -> Label:
     if any(isinstance(call.get(name), fx.Node) for name in ("start", "end")) and not whole:
         axes[dim] = flow.held(axes[dim], call.out.shape[dim], "is sliced at a place that depends on the input's size")
     elif not whole:
-        start, end, step = _bounds(call, size)
+        start, end, step = bounds(call, size)
         if step != 1:
-            why = "is sliced with a step, so its positions cannot move"
-            axes[dim] = flow.held(axes[dim], call.out.shape[dim], why)
+            axes[dim] = _every(flow, axes[dim], start, end, step, call.out.shape[dim])
         else:
             axes[dim] = take(flow, axes[dim], np.arange(start, end))
     return Label(tuple(axes), x.static)
+
+
+def _every(flow: Flow, axis: Axis, start: int, end: int, step: int, count: int) -> Axis:
+    """Every ``step``-th position: a column of a grid whose rows may leave, as the pairs of rotary positions do."""
+    size = axis_size(axis)
+    if not labelled(axis) or size % step or start >= step or count * step != size:
+        return flow.held(axis, count, "is sliced with a step, so its positions cannot move")
+    rows, columns = regroup(flow, [axis], [count, step])
+    flow.freeze_axis(columns, "is a place among those that a slice takes one of")
+    return rows
 
 
 def _slice_rewrite(call: Call, cut: Cut) -> Rewrite:
@@ -71,7 +82,9 @@ def _slice_rewrite(call: Call, cut: Cut) -> Rewrite:
     size = axis_size(axis)
     if cut.count(axis) == size or call.out.shape[call["dim"]] == size:
         return Rewrite({})
-    start, end, _ = _bounds(call, size)
+    start, end, step = bounds(call, size)
+    if step != 1:
+        return Rewrite({"end": sys.maxsize})
     keep = cut.keep(axis)
     return Rewrite({"start": int(keep[:start].sum()), "end": int(keep[:end].sum())})
 
@@ -84,11 +97,12 @@ def _select(flow: Flow, call: Call) -> Label:
     if isinstance(index, fx.Node):
         flow.freeze_axis(gone, "is indexed by a number that depends on the input's size")
     elif labelled(gone):
-        _hold(flow, gone, index % axis_size(gone), "is picked by a fixed index")
+        hold(flow, gone, index % axis_size(gone), "is picked by a fixed index")
     return Label(tuple(axes), x.static)
 
 
-def _hold(flow: Flow, axis: Axis, position: int, why: str) -> None:
+def hold(flow: Flow, axis: Axis, position: int, why: str) -> None:
+    """Freeze one position of ``axis``."""
     for factor, at in zip(axis, np.unravel_index(position, [f.size for f in axis]), strict=True):
         if factor.ids is not None:
             flow.freeze(factor.ids[[int(at)]], why)

@@ -153,6 +153,14 @@ def _prelu(flow: Flow, call: Call) -> Label:
     return Label(tuple(axes), x.static and weight.static)
 
 
+def _triangle(flow: Flow, call: Call) -> Label:
+    """Zeros beyond a diagonal of the last two axes, whose positions cannot move against each other."""
+    x = flow.of(call["self"])
+    for axis in x.axes[-2:]:
+        flow.freeze_axis(axis, f"is a side of the triangle that `{call.node.name}` cuts out")
+    return Label((*map(keep_zero, x.axes[:-2]), *(free(size) for size in call.out.shape[-2:])), x.static)
+
+
 def _keeps_all(call: Call) -> bool:
     return not call["train"] or call["p"] == 0
 
@@ -178,11 +186,13 @@ row(
     labels=identity, transport=True,
 )  # fmt: skip
 row("aten.prelu", labels=_prelu)
+row("aten.tril", "aten.triu", labels=_triangle)
 row(
     "aten.hardswish", "aten.relu6", "aten.hardtanh", "aten.hardsigmoid", "aten.mish", "aten.selu", "aten.celu",
     "aten.elu", "aten.softplus", "aten.softshrink", "aten.hardshrink", "aten.threshold", "aten.log_sigmoid",
     "aten.softsign", "aten.tanhshrink", "aten.leaky_relu", "aten.gelu", "aten.silu", "aten.relu", "aten.sigmoid",
     "aten.tanh", "aten.square", "aten.absolute", "aten.subtract", "aten.multiply", "aten.divide", "aten.true_divide",
-    "aten.rsub", "aten.clip", "aten.float_power",
+    "aten.rsub", "aten.clip", "aten.float_power", "aten.where.Scalar", "aten.where.ScalarSelf",
+    "aten.where.ScalarOther", "aten.masked_fill.Tensor",
     labels=labels,
 )  # fmt: skip

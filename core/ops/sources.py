@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from torch import fx
 
 from coppice.core.calls import Call
@@ -27,10 +28,18 @@ def _fill(value: float | None):  # type: ignore[no-untyped-def]
     return labels
 
 
-def _like(flow: Flow, call: Call) -> Label:
-    """A fill of the shape of another tensor: it loses the same units."""
-    x = flow.of(call["self"])
-    return Label(tuple(tuple(f if f.carry is None else f.with_carry(f.carry * UNKNOWN) for f in a) for a in x.axes))
+def _like(value: float | None):  # type: ignore[no-untyped-def]
+    """A fill of the shape of another tensor with ``value`` (None: an argument): it loses the same units."""
+
+    def labels(flow: Flow, call: Call) -> Label:
+        given = call.get("fill_value", call.get("value")) if value is None else value
+        carry = float(given) if isinstance(given, (int, float)) else UNKNOWN
+        x = flow.of(call["self"])
+        return Label(
+            tuple(tuple(f if f.ids is None else f.with_carry(np.full(f.size, carry)) for f in a) for a in x.axes)
+        )
+
+    return labels
 
 
 def _fill_rewrite(call: Call, cut: Cut) -> Rewrite:
@@ -48,5 +57,8 @@ def _free(flow: Flow, call: Call) -> Label:
 row("aten.zeros", "aten.new_zeros", labels=_fill(0.0), rewrite=_fill_rewrite)
 row("aten.ones", "aten.new_ones", labels=_fill(1.0), rewrite=_fill_rewrite)
 row("aten.full", "aten.new_full", labels=_fill(None), rewrite=_fill_rewrite)
-row("aten.zeros_like", "aten.ones_like", "aten.full_like", labels=_like)
+row("aten.empty", "aten.new_empty", labels=_fill(None), rewrite=_fill_rewrite)
+row("aten.zeros_like", "aten.zero", labels=_like(0.0))
+row("aten.ones_like", labels=_like(1.0))
+row("aten.full_like", "aten.empty_like", "aten.fill", labels=_like(None))
 row("aten.arange", "aten.scalar_tensor", "aten.linspace", "aten.eye", labels=_free)

@@ -1,10 +1,15 @@
-"""Pooling and resampling: channels pass one by one, positions in space are free."""
+"""Pooling, windows and resampling: channels pass one by one, positions in space are free."""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
 from coppice.core.calls import Call
-from coppice.core.labels import Flow, Label, forget, free, keep_zero
+from coppice.core.labels import UNKNOWN, Flow, Label, axis_size, forget, free, keep_zero
 from coppice.core.ops import row
+from coppice.core.ops.views import regroup
 
 
 def _window(rank: int):  # type: ignore[no-untyped-def]
@@ -26,6 +31,39 @@ def _window(rank: int):  # type: ignore[no-untyped-def]
     return labels
 
 
+def _grid_sampler(flow: Flow, call: Call) -> Label:
+    """(N, C, space) sampled at (N, places, coordinates): a channel that is zero is zero wherever it is read."""
+    x, grid = flow.of(call["input"]), flow.of(call["grid"])
+    for axis in x.axes[2:]:
+        flow.freeze_axis(axis, "is a position in space")
+    flow.freeze_axis(grid.axes[-1], "is a coordinate of a place")
+    batch = tuple(tied.factor(lambda c: np.full(len(c[0]), UNKNOWN)) for tied in flow.tie([x.axes[0], grid.axes[0]]))
+    return Label((batch, keep_zero(x.axes[1]), *map(forget, grid.axes[1:-1])), x.static and grid.static)
+
+
+def _unfold(flow: Flow, call: Call) -> Label:
+    """Windows along one axis: it becomes the number of windows, and their width comes last."""
+    x = flow.of(call["self"])
+    at = call["dimension"] % max(1, len(x.axes))
+    flow.freeze_axis(x.axes[at], f"is an axis that `{call.node.name}` slides its window along")
+    axes = [keep_zero(axis) for axis in x.axes]
+    axes[at] = free(call.out.shape[at])
+    return Label((*axes, free(call.out.shape[-1])), x.static)
+
+
+def _col2im(flow: Flow, call: Call) -> Label:
+    """(N, C * window, positions) -> (N, C, H, W): overlapping windows are added; a channel has a run of its window."""
+    x = flow.of(call["self"])
+    at, window = len(x.axes) - 2, math.prod(call["kernel_size"])
+    channels, places = regroup(flow, [x.axes[at]], [axis_size(x.axes[at]) // window, window])
+    flow.freeze_axis(places, "is a position in the window that is put together")
+    flow.freeze_axis(x.axes[at + 1], "is a position in space")
+    return Label((*x.axes[:at], keep_zero(channels), *map(free, call.out.shape[-2:])), x.static)
+
+
+row("aten.grid_sampler", "aten.grid_sampler_2d", "aten.grid_sampler_3d", labels=_grid_sampler)
+row("aten.unfold", labels=_unfold)
+row("aten.col2im", labels=_col2im)
 for rank in (1, 2, 3):
     row(
         *(f"aten.{kind}{rank}d" for kind in ("avg_pool", "max_pool", "adaptive_avg_pool", "adaptive_max_pool")),

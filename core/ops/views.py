@@ -207,7 +207,7 @@ row(
 )  # fmt: skip
 row("aten.flatten", "aten.ravel", labels=_reshape, transport=True)
 row("aten.unflatten", labels=_unflatten, rewrite=_unflatten_rewrite, transport=True)
-row("aten.expand", labels=_expand, rewrite=_expand_rewrite, transport=True)
+row("aten.expand", "aten.broadcast_to", labels=_expand, rewrite=_expand_rewrite, transport=True)
 row("aten.expand_as", labels=_expand_as)
 row("aten.view_as", "aten.reshape_as", labels=_view_as)
 row("aten.repeat", "aten.tile", labels=_repeat, rewrite=_repeat_rewrite, transport=True)

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from zoo import traps_cat, traps_io, traps_mix, traps_params, traps_point, traps_reduce, traps_shape, traps_shared
+from zoo import (
+    traps_cat,
+    traps_io,
+    traps_mix,
+    traps_params,
+    traps_point,
+    traps_reduce,
+    traps_shape,
+    traps_shared,
+    traps_write,
+)
 from zoo.case import Case, registry
 
 TRAPS: dict[str, Case] = registry(
@@ -14,4 +24,5 @@ TRAPS: dict[str, Case] = registry(
     traps_params.CASES,
     traps_shared.CASES,
     traps_io.CASES,
+    traps_write.CASES,
 )

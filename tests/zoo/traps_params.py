@@ -47,6 +47,29 @@ class StandardisedConv(nn.Conv2d):
         return F.conv2d(x, weight, self.bias, self.stride, self.padding)
 
 
+class BatchStandardisedConv(nn.Conv2d):
+    """The same by batch norm's own statistics, as norm-free networks write it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        gain = torch.full((self.out_channels,), 0.5, dtype=x.dtype)
+        weight = F.batch_norm(flat, None, None, weight=gain, training=True, momentum=0.0).reshape_as(self.weight)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+class InstanceNormedRows(nn.Module):
+    """A layer along the width, then statistics over it per channel."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.rows = nn.Linear(8, width)
+        self.norm = nn.InstanceNorm2d(3)
+        self.out = nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.norm(self.rows(x)))
+
+
 class Hypernetwork(nn.Module):
     """A linear layer makes the convolution's weight."""
 
@@ -154,6 +177,15 @@ CASES: list[Case] = [
     trap("subclass_positive_shift", FAMILY, "later", custom_conv(ShiftedConv, nn.Conv2d), ("inp.*",)),
     trap("standardised_producer", FAMILY, "expect", custom_conv(StandardisedConv, nn.Conv2d), ("inp.*",)),
     trap("standardised_consumer", FAMILY, "expect_frozen", custom_conv(nn.Conv2d, StandardisedConv), ("inp.*",)),
+    trap("batch_standardised_producer", FAMILY, "expect", custom_conv(BatchStandardisedConv, nn.Conv2d), ("inp.*",)),
+    trap(
+        "batch_standardised_consumer",
+        FAMILY,
+        "expect_frozen",
+        custom_conv(nn.Conv2d, BatchStandardisedConv),
+        ("inp.*",),
+    ),
+    trap("instance_normed_rows", FAMILY, "expect_frozen", InstanceNormedRows, ("rows.*",)),
     trap("weight_norm_producer", FAMILY, "may", normed(True), ("inp.*",), note="zeroing original1 too gives 0 / 0"),
     trap("spectral_norm_producer", FAMILY, "may", spectral, ("inp.*",), note="the power iteration's u is sliced"),
     trap("weight_norm_consumer", FAMILY, "expect_frozen", normed(False), ("inp.*",)),
