@@ -220,9 +220,9 @@ def test_where_a_row_lies_nothing_is_written(lie: Lie, tmp_path: Path) -> None:
 def test_the_command_ends_with_5_and_writes_nothing(lie: Lie, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from coppice.cli.main import run
 
-    example = Path(__file__).resolve().parents[2] / "examples" / "sigmoid.py"
+    example = Path(__file__).resolve().parents[2] / "examples" / "softmax.py"
     monkeypatch.chdir(tmp_path)
-    lie("aten.sigmoid", labels=untouched)
+    lie("aten.softmax", labels=untouched)
     assert run(["compile", f"{example}:build", "--budget", "macs=50%", "--out", "small"]) == 5
     assert list(tmp_path.iterdir()) == []
 

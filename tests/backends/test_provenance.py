@@ -82,8 +82,7 @@ def test_attributes_become_what_their_uses_need(style: str) -> None:
 def test_an_attribute_that_states_a_size_and_a_scale_gives_both() -> None:
     model = Heads().eval()
     space = coppice.build_space(coppice.trace(model, X))
-    names = {f.size: f.name for f in space.families}
-    subnet = coppice.extract(space, space.with_widths({names[3]: 2}))
+    subnet = coppice.extract(space, space.with_widths({f.name: 2 for f in space.families if f.size == 3}))
     assert isinstance(subnet.module, Heads)
     depth = subnet.module.depth
     assert (int(depth), depth * 2, float(depth), depth**-0.5, math.sqrt(depth)) == (2, 4, 3.0, 3**-0.5, 3**0.5)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from coppice import Subnet
+from coppice.backends.module.attention import NarrowAttention
 from coppice.backends.module.user_class import repair, with_tensors
 from coppice.core.extraction import Extraction, Sizes
 from coppice.passes.extract.check import difference
@@ -179,7 +180,7 @@ def test_an_embedding_and_linear_layers_are_repaired(cut: Cut) -> None:
     assert isinstance(embed, nn.Embedding)
     assert (embed.num_embeddings, embed.embedding_dim) == (11, 6)
     assert isinstance(hidden, nn.Linear)
-    assert (hidden.in_features, hidden.out_features) == (16, 12)
+    assert (hidden.in_features, hidden.out_features) == (8, 12)
 
 
 class Attentive(nn.Module):
@@ -193,15 +194,26 @@ class Attentive(nn.Module):
         return result
 
 
-def test_a_multi_head_module_that_cannot_hold_the_cut_gives_way_to_the_graph(cut: Cut) -> None:
-    """nn.MultiheadAttention ties its inner width to its input's: fewer heads do not fit it."""
+def test_a_multi_head_module_takes_fewer_heads_than_its_input_has_room_for(cut: Cut) -> None:
+    """nn.MultiheadAttention ties its inner width to its input's; what it becomes does not."""
     x = torch.randn(2, 5, 16)
     subnet = cut(Attentive(), x)
-    assert subnet.receipt["module"]["kind"] == "graph"
-    assert subnet.receipt["module"]["reference"] == "user"
-    assert subnet.receipt["module"]["why"]
+    assert subnet.receipt["module"]["kind"] == "user"
+    assert subnet.receipt["module"]["rewritten"] == []
+    attention = next(m for m in subnet.module.modules() if isinstance(m, nn.MultiheadAttention))
+    assert isinstance(attention, NarrowAttention)
+    assert attention.num_heads == 2
     with torch.no_grad():
         assert difference(subnet.reference()(x), subnet.module(x)) < 1e-5
+        query, mask = torch.randn(2, 5, 16), torch.ones(5, 5).triu(1).bool()
+        _, weights = attention(query, query, query, attn_mask=mask)
+        hidden = torch.tensor([[False] * 4 + [True]] * 2)
+        padded, _ = attention(query, query, query, key_padding_mask=hidden, need_weights=False)
+    assert weights.shape == (2, 5, 5)
+    assert not weights[:, mask].any()
+    with torch.no_grad():
+        short, _ = attention(query[:, :4], query[:, :4], query[:, :4], need_weights=False)
+    assert torch.allclose(padded[:, :4], short, atol=1e-6)
 
 
 class Counts(nn.Module):
