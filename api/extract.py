@@ -26,7 +26,7 @@ from coppice.core.graph import Graph
 from coppice.core.space import Space
 from coppice.core.tensors import refresh
 from coppice.frontends.torch import tracing_mode
-from coppice.passes.extract.check import REPORT, TOLERANCE, Agreement, compare, module_gap
+from coppice.passes.extract.check import REPORT, TOLERANCE, Agreement, check_trace, compare, module_gap
 from coppice.passes.extract.renormalise import reference_graph
 from coppice.passes.extract.slice import cut
 from coppice.passes.space.build import build_space
@@ -99,9 +99,13 @@ def _reference(graph: Graph, masked: dict[str, torch.Tensor]) -> float | None:
     if graph.model is None or isinstance(graph.model, fx.GraphModule):
         return None
     try:
-        return _gap(graph, masked, with_tensors(graph.model, masked, graph.aliases))
+        noise = _gap(graph, masked, with_tensors(graph.model, masked, graph.aliases))
     except Exception:  # noqa: BLE001 (a user's module may refuse to be copied or widened in any way)
-        return None
+        noise = None
+    if (noise is None or noise > MOST_NOISE) and not graph.is_meta and graph.inputs is not None:
+        with tracing_mode(graph.model):
+            check_trace(graph, graph.model)
+    return noise
 
 
 def _gap(graph: Graph, tensors: dict[str, torch.Tensor], own: nn.Module) -> float:

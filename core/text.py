@@ -22,6 +22,7 @@ from torch import fx
 from coppice.core.errors import UsageError
 from coppice.core.graph import Graph, Value
 from coppice.core.higher import HigherOrder
+from coppice.core.ops import lookup
 
 SHORT = {
     torch.float64: "f64", torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int64: "i64",
@@ -175,6 +176,10 @@ def _with_hints(text: str) -> str:
     return re.sub(r"^(    \w+: .*?)  # (.+)$", lambda m: f"{m[1]}; source({m[2]!r})", text, flags=re.M)
 
 
+def _takes_tensors(op: torch._ops.OpOverload) -> bool:
+    return any("Tensor" in str(argument.type) for argument in op._schema.arguments)
+
+
 class _Parser:
     def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
         self.tensors = tensors
@@ -240,6 +245,8 @@ class _Parser:
         if isinstance(space, torch._ops._OpNamespace):
             overload = getattr(getattr(space, parts[1], None), parts[2], None)
             if isinstance(overload, torch._ops.OpOverload) and not overload._schema.is_mutable:
+                if lookup(overload) is None and not _takes_tensors(overload):
+                    raise self.error(tree, f"{'.'.join(parts)} takes no tensor: it may read more than this text")
                 return overload
             if parts[0] not in ("aten", "prims"):
                 raise self.error(

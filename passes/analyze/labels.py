@@ -66,7 +66,7 @@ def analyze(graph: Graph, residual: str = "exact") -> Analysis:
 def _tensor(flow: Flow, tensor: torch.Tensor, name: str, axes: dict[str, tuple[Ids | None, ...]]) -> Label:
     if not tensor.is_floating_point() or 0 in tensor.shape:
         return Label(tuple(free(size) for size in tensor.shape), static=True)
-    carry = 0.0 if isinstance(tensor, nn.Parameter) else UNKNOWN  # buffers are cut with their unit, but never zeroed
+    carry = 0.0 if _makes_units(tensor) else UNKNOWN
     label = Label(tuple(flow.fresh_axis(size, carry) for size in tensor.shape), static=True)
     axes[name] = tuple(axis[0].ids if axis else None for axis in label.axes)
     return label
@@ -127,10 +127,18 @@ def _leaves(value: object) -> tuple[object, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
+def _makes_units(tensor: torch.Tensor) -> bool:
+    """Whether the slices of ``tensor`` are zeroed with their unit: those of parameters, and of one-dimensional buffers.
+
+    Such buffers stand for one number a unit, a frozen norm's weight say. Other buffers are cut and never zeroed.
+    """
+    return isinstance(tensor, nn.Parameter) or tensor.ndim == 1
+
+
 def _masked(graph: Graph, flow: Flow, axes: dict[str, tuple[Ids | None, ...]]) -> Bools:
     """Variables whose own slice must be zeroed; a grid passes the mark both ways. Too many marks are harmless.
 
-    Of buffers, only the running means of norms are zeroed: they are part of what makes a channel.
+    Of buffers, only those that make units are zeroed (`_makes_units`).
     """
     masked = np.zeros(flow.count, bool)
     for ids in flow.produced:
@@ -145,7 +153,7 @@ def _masked(graph: Graph, flow: Flow, axes: dict[str, tuple[Ids | None, ...]]) -
             total |= masked[part].reshape([-1 if j == k else 1 for j in range(len(grid.parts))])
         masked[grid.flat] |= total.reshape(-1)
     for name, own in axes.items():
-        if not isinstance(graph.tensors[name], nn.Parameter):
+        if not _makes_units(graph.tensors[name]):
             for axis in own:
                 if axis is not None:
                     masked[axis] = False

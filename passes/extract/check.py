@@ -11,7 +11,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import fx, nn
 
-from coppice.core.errors import CoppiceError, EquivalenceError
+from coppice.core.errors import CoppiceError, EquivalenceError, UnsupportedError
 from coppice.core.graph import FLOATING, Graph, Value
 from coppice.core.higher import HigherOrder, map_literals
 
@@ -46,15 +46,15 @@ def compare(
 ) -> Agreement:
     """Run both graphs in fp64 on the example inputs, on ``trials`` random ones, and at another batch size.
 
-    Raises `EquivalenceError` where the subnet does not even run.
+    Raises `EquivalenceError` where the subnet does not even run, `UnsupportedError` where the reference does not in
+    fp64.
     """
     full, small = _double(reference, masked), _double(subnet, subnet.tensors)
     worst, batches = 0.0, []
     with torch.no_grad(), _default_double():
         for args, kwargs in inputs_like(reference, trials, seed):
             args, kwargs = pytree.tree_map(_as_double, (args, kwargs))
-            with seeded(seed):
-                expected = full.run(*args, **kwargs)
+            expected = _expected(full, seed, args, kwargs)
             try:
                 with seeded(seed):
                     found = small.run(*args, **kwargs)
@@ -67,6 +67,44 @@ def compare(
                 x.shape[0] for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.ndim
             ][:1]
     return Agreement(worst, len(batches), "float64", tuple(sorted(set(batches))))
+
+
+def _expected(full: Graph, seed: int, args: Any, kwargs: Any) -> Any:
+    try:
+        with seeded(seed):
+            return full.run(*args, **kwargs)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UnsupportedError(
+            f"the full model does not run in fp64, where subnets are checked: {first[:300]}",
+            place=full.name,
+            remedy="let custom ops take float64 and return the dtype they are given, or extract with validate=False",
+        ) from error
+
+
+def check_trace(graph: Graph, model: nn.Module, seed: int = 0) -> None:
+    """Raise `EquivalenceError` where ``graph`` does not compute what ``model`` does on the example inputs.
+
+    In the model's own precision, and only where the model repeats itself: one that draws random numbers or keeps state
+    has no one result to compare with.
+    """
+    assert graph.inputs is not None
+    args, kwargs = graph.inputs
+    with torch.no_grad():
+        results = []
+        for run in (model, model, graph.run):
+            with seeded(seed):
+                results.append(run(*args, **kwargs))
+    half = any(t.dtype in (torch.float16, torch.bfloat16) for t in graph.tensors.values())
+    gap = difference(results[0], results[2])
+    if gap > (5e-2 if half else 1e-3) and difference(results[0], results[1]) <= gap / 10:
+        raise EquivalenceError(
+            f"the traced graph differs from {type(model).__name__} by {gap:.3g} on the example inputs",
+            error=gap,
+            place=graph.name,
+            remedy="this is a bug in coppice or torch.export: please report the model; trace it with dynamic=False, or "
+            "with inputs that are different tensors",
+        )
 
 
 def _does_not_run(subnet: Graph, error: Exception) -> EquivalenceError:
