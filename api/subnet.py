@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from coppice.backends.module.graph_model import graph_model
-from coppice.backends.module.user_class import with_tensors
+from coppice.backends.module.user_class import Repairs, apply, with_tensors
 from coppice.core.config import Config
 from coppice.core.errors import UnsupportedError, UsageError
 from coppice.core.extraction import Extraction, low_name, sliced
@@ -37,7 +37,8 @@ MAX_JSON = 256 << 20
 class GraphFile(BaseModel):
     """``graph.json``: the text form by lines, other names of shared tensors, how inputs and outputs nest.
 
-    ``parameters`` says of each tensor that is a parameter whether it is trained.
+    ``parameters`` says of each tensor that is a parameter whether it is trained; ``repairs`` how a model of the user's
+    class takes these tensors, where one can.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -47,6 +48,7 @@ class GraphFile(BaseModel):
     parameters: dict[str, bool]
     inputs: Any
     outputs: Any
+    repairs: dict[str, Any] | None
     graph: list[str]
 
 
@@ -55,7 +57,8 @@ class Origin:
     """What a subnet that was extracted, not loaded, remembers of the full model.
 
     ``masked`` are the full model's tensors with the slices of removed units zero, ``reference`` the graph that the
-    subnet must equal on them.
+    subnet must equal on them. ``repairs`` turn a model of the user's class with the small tensors into the subnet's
+    module; None where the graph took its place.
     """
 
     space: Space
@@ -63,6 +66,7 @@ class Origin:
     masked: Mapping[str, torch.Tensor]
     reference: Graph
     extraction: Extraction
+    repairs: Repairs | None
 
 
 class Subnet:
@@ -78,8 +82,10 @@ class Subnet:
         module: nn.Module,
         receipt: dict[str, Any],
         origin: Origin | None = None,
+        repairs: Repairs | None = None,
     ) -> None:
         self.graph, self.module, self.receipt, self.origin = graph, module, receipt, origin
+        self.repairs = repairs if origin is None else origin.repairs
 
     @property
     def space(self) -> Space | None:
@@ -162,6 +168,7 @@ class Subnet:
                 parameters={n: t.requires_grad for n, t in sorted(tensors.items()) if isinstance(t, nn.Parameter)},
                 inputs=spec_to_json(self.graph.in_spec),
                 outputs=spec_to_json(self.graph.out_spec),
+                repairs=None if self.repairs is None else asdict(self.repairs),
                 graph=to_text(self.graph).splitlines(),
             ).model_dump(),
             indent=1,
@@ -229,8 +236,11 @@ def _detached(tensor: torch.Tensor) -> torch.Tensor:
 # ---- in ------------------------------------------------------------------------------------------------------------
 
 
-def load(path: str | Path) -> Subnet:
+def load(path: str | Path, model: nn.Module | None = None) -> Subnet:
     """Load a subnet folder. Nothing in it is executed or unpickled; sizes and hashes are checked first.
+
+    The module is an ``fx.GraphModule``. Given ``model``, a model of the class that the subnet was cut from (of the full
+    size, whatever its weights; it is copied), the module is of that class, with all its methods.
 
     Raises `UsageError` for a folder that is missing, incomplete, altered or of another format.
     """
@@ -263,7 +273,45 @@ def load(path: str | Path) -> Subnet:
         out_spec=spec_from_json(stored.outputs),
         aliases=stored.aliases,
     )
-    return Subnet(graph, graph_model(graph), receipt)
+    repairs = _repairs(stored, path / GRAPH)
+    module = graph_model(graph) if model is None else _as_class(model, graph, repairs, receipt, path)
+    return Subnet(graph, module, receipt, repairs=repairs)
+
+
+def _repairs(stored: GraphFile, path: Path) -> Repairs | None:
+    try:
+        return None if stored.repairs is None else TypeAdapter(Repairs).validate_python(stored.repairs)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("repairs", *first["loc"])))
+        raise UsageError(f"{where}: {first['msg']}", place=str(path), remedy="save the subnet again") from None
+
+
+def _as_class(
+    model: nn.Module, graph: Graph, repairs: Repairs | None, receipt: dict[str, Any], path: Path
+) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model is a {type(model).__name__}", place="load", remedy="pass an instance of the class")
+    rewritten = receipt.get("module", {}).get("rewritten", [])
+    if repairs is None or rewritten:
+        what = f"the forwards of {', '.join(rewritten)} are the graph's" if rewritten else "its module is the graph"
+        raise UnsupportedError(
+            f"the subnet cannot be put into {type(model).__name__}: {what}",
+            place=str(path),
+            remedy="load it without model",
+        )
+    known = {name for name, _ in (*model.named_parameters(remove_duplicate=False), *model.named_buffers())}
+    lows = {low_name(bias) for bias in repairs.lows}
+    missing = sorted(set(graph.tensors) - known - lows)
+    if missing:
+        raise UsageError(
+            f"{type(model).__name__} has no {missing[0]}",
+            place=str(path),
+            remedy="pass a model of the class it was cut from",
+        )
+    module = with_tensors(model, graph.tensors, graph.aliases)
+    apply(module, repairs, graph.tensors)
+    return module
 
 
 def _typed(tensor: torch.Tensor, trained: bool | None) -> torch.Tensor:

@@ -109,7 +109,10 @@ FORGED: dict[str, Any] = {
     "format": (graph_json(lambda d: d.update(format=9)), "format 9"),
     "inputs nested": (graph_json(lambda d: d.update(inputs=nested(80))), "nested too deep"),
     "an unknown op": (replaced("aten.relu.default", "aten.reluu.default"), "no op called aten.reluu"),
-    "a foreign op": (replaced("aten.relu.default", "os.system.default"), "no op called os.system"),
+    "a foreign op": (
+        replaced("aten.relu.default", "os.system.default"),
+        "the op os.system.default is not registered here",
+    ),
     "a missing tensor": (replaced("'0.weight'", "'other'"), "no tensor called 'other'"),
     "text that is none": (graph_json(lambda d: d["graph"].append(" (((")), "not a graph"),
     "text nested": (replaced("aten.relu.default(", "aten.relu.default(" + "(" * 5000), "not a graph"),

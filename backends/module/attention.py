@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -70,25 +71,40 @@ class NarrowAttention(nn.MultiheadAttention):
         ]
 
 
-def narrow(attention: nn.MultiheadAttention, path: str, kept: Mapping[str, tuple[Bools | None, ...]]) -> None:
-    """Let ``attention``, whose parameters are cut, compute with what is left of its heads (``kept``: see `Extraction`).
+@dataclass(frozen=True)
+class Heads:
+    """What is left of the attention at ``path``, whose heads had ``count`` query features (see `NarrowAttention`)."""
 
-    Left alone: attention with extra key and value rows (``bias_k``, ``add_zero_attn``).
+    path: str
+    heads: int
+    width: int
+    count: int
+
+
+def heads_left(
+    attention: nn.MultiheadAttention, path: str, kept: Mapping[str, tuple[Bools | None, ...]]
+) -> Heads | None:
+    """The heads of ``attention`` that stay (``kept``: see `Extraction`); None where nothing of it was cut.
+
+    None too for attention with extra key and value rows (``bias_k``, ``add_zero_attn``).
     """
     prefix = f"{path}." if path else ""
-    fused = attention.in_proj_weight is not None
-    masks = kept.get(f"{prefix}in_proj_weight" if fused else f"{prefix}q_proj_weight", (None,))
-    plain = attention.embed_dim == attention.out_proj.weight.shape[0] and masks[0] is None
-    if plain or attention.bias_k is not None or attention.add_zero_attn:
-        return
+    masks = kept.get(f"{prefix}in_proj_weight", kept.get(f"{prefix}q_proj_weight", (None,)))
+    cut = [m for name, axes in kept.items() if name.startswith(prefix) for m in axes if m is not None]
+    if not cut or attention.bias_k is not None or attention.add_zero_attn:
+        return None
     heads, depth = attention.num_heads, attention.head_dim
     if masks[0] is None:
-        alive, width = heads, depth
-    else:
-        grid = masks[0][: heads * depth].reshape(heads, depth)
-        alive, width = int(grid.any(axis=1).sum()), int(grid.sum(axis=1).max())
+        return Heads(path, heads, depth, depth)
+    grid = masks[0][: heads * depth].reshape(heads, depth)
+    return Heads(path, int(grid.any(axis=1).sum()), int(grid.sum(axis=1).max()), depth)
+
+
+def narrow(attention: nn.MultiheadAttention, left: Heads) -> None:
+    """Let ``attention``, whose parameters are cut, compute with the heads that are left."""
     attention.__class__ = NarrowAttention
-    attention.heads, attention.width, attention.count = alive, width, depth
+    for name in ("heads", "width", "count"):
+        setattr(attention, name, getattr(left, name))
     attention.embed_dim = attention.out_proj.weight.shape[0]
-    attention.num_heads, attention.head_dim = alive, width
+    attention.num_heads, attention.head_dim = left.heads, left.width
     attention._qkv_same_embed_dim = False  # keeps encoder layers from their fast path, which assumes square projections

@@ -237,6 +237,8 @@ def _matched(found: Provenance, calls: Iterable[Sizes]) -> Iterator[tuple[Use, S
     """Calls of the graph beside the uses they came from: per module in order, by the numbers before the cut."""
     waiting = {owner: list(uses) for owner, uses in found.uses.items()}
     for call in calls:
+        if call.old == call.new and len(call.old) < 2:
+            continue  # a single number that stays, an axis say, could be any
         uses = waiting.get(call.modules[-1] if call.modules else "", [])
         for k, use in enumerate(uses if len(call.old) == len(call.new) else []):
             at = _offset(use.numbers, call.old)
@@ -296,14 +298,35 @@ def width(new: int, old: int) -> Width:
     return made
 
 
-def assign(model: nn.Module, found: Provenance, values: Mapping[Place, int]) -> None:
-    """Set the attributes of ``model``; those seen in floating point numbers become a `Width`."""
+@dataclass(frozen=True)
+class Attribute:
+    """A new value for an attribute; ``scales_as`` is the old one where it is also seen in floating point numbers."""
+
+    path: str
+    name: str
+    at: int | None
+    value: int
+    scales_as: int | None
+
+
+def changes(found: Provenance, values: Mapping[Place, int]) -> list[Attribute]:
+    """What `solve` found, as attributes to set."""
+    return [
+        Attribute(*place, value, found.values[place] if place in found.scales else None)
+        for place, value in values.items()
+    ]
+
+
+def assign(model: nn.Module, attributes: Iterable[Attribute]) -> None:
+    """Set attributes of ``model``; one that a scale is computed from becomes a `Width`."""
     things = {owner.path: owner.thing for owner in owners(model)}
-    for (path, name, at), value in values.items():
-        thing = things.get(path)
-        if thing is None or name not in vars(thing):
+    for attribute in attributes:
+        thing = things.get(attribute.path)
+        if thing is None or attribute.name not in vars(thing):
             continue
-        place = (path, name, at)
-        new: Any = width(value, found.values[place]) if place in found.scales else value
-        held = vars(thing)[name]
-        _assign(thing, name, new if at is None else type(held)(new if k == at else v for k, v in enumerate(held)))
+        scale = attribute.scales_as
+        new: Any = attribute.value if scale is None else width(attribute.value, scale)
+        held = vars(thing)[attribute.name]
+        if attribute.at is not None:
+            new = type(held)(new if k == attribute.at else v for k, v in enumerate(held))
+        _assign(thing, attribute.name, new)

@@ -8,17 +8,17 @@ here is trusted: the caller compares the module with the graph and keeps the gra
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from coppice.backends.module.attention import narrow
+from coppice.backends.module.attention import Heads, heads_left, narrow
 from coppice.backends.module.graph_model import place
 from coppice.backends.module.norms import keep_count
-from coppice.backends.module.provenance import Provenance, assign, solve
+from coppice.backends.module.provenance import Attribute, Provenance, assign, changes, solve
 from coppice.core.extraction import Extraction, Recount, Sizes, low_name
 
 
@@ -46,25 +46,66 @@ def with_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], aliases: di
     return result.eval()
 
 
-def repair(model: nn.Module, extraction: Extraction, found: Provenance | None = None) -> None:
-    """Set the size attributes of ``model``, which holds the small tensors, to what its parameters and calls now are.
+@dataclass(frozen=True)
+class Repairs:
+    """What turns a model with small tensors into one that runs: plain data, which a saved subnet carries along."""
+
+    attributes: tuple[Attribute, ...] = ()
+    norms: tuple[Recount, ...] = ()
+    attention: tuple[Heads, ...] = ()
+    lows: tuple[str, ...] = ()
+
+
+def plan(model: nn.Module, extraction: Extraction, found: Provenance | None = None) -> Repairs:
+    """The repairs of ``model`` (any copy of the user's) that ``extraction`` asks for.
 
     ``found`` says what attributes the full model was seen to use where. Norms that must count units which left are made
     to (`coppice.backends.module.norms`), and so is attention of torch's own (`coppice.backends.module.attention`).
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    rest = [sizes for sizes in extraction.sizes if not _named(modules, sizes)]
+    attributes, rest = [], []
+    for sizes in extraction.sizes:
+        own = _named(modules, sizes)
+        rest += [sizes] if own is None else []
+        attributes += [] if own is None else [own]
     if found is not None:
-        assign(model, found, solve(found, rest))
-    for path, module in modules.items():
+        attributes += changes(found, solve(found, rest))
+    known = [(path, m) for path, m in modules.items() if isinstance(m, nn.MultiheadAttention)]
+    heads = [heads_left(module, path, extraction.kept) for path, module in known]
+    return Repairs(
+        tuple(attributes),
+        tuple({recount.modules[-1]: recount for recount in extraction.recounts if recount.modules}.values()),
+        tuple(left for left in heads if left is not None),
+        tuple(bias for bias in extraction.folded if low_name(bias) in extraction.graph.tensors),
+    )
+
+
+def apply(model: nn.Module, repairs: Repairs, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Repair ``model``, which holds the small ``tensors``, in place."""
+    assign(model, repairs.attributes)  # first: shapes know better what attributes of torch's own layers are
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for module in modules.values():
         _from_shapes(module)
-        if isinstance(module, nn.MultiheadAttention):
-            narrow(module, path, extraction.kept)
-    _norms(modules, extraction.recounts)
-    for bias in extraction.folded:
-        low = extraction.graph.tensors.get(low_name(bias))
-        if low is not None:
-            add_low(model, bias, low)
+    for left in repairs.attention:
+        attention = modules[left.path]
+        assert isinstance(attention, nn.MultiheadAttention)
+        narrow(attention, left)
+    done: set[int] = set()
+    for recount in repairs.norms:
+        norm = modules.get(recount.modules[-1])
+        if norm is not None and id(norm) not in done:
+            done.add(id(norm))
+            keep_count(norm, recount.present, recount.full)
+    for bias in repairs.lows:
+        add_low(model, bias, tensors[low_name(bias)])
+
+
+def _named(modules: Mapping[str, nn.Module], sizes: Sizes) -> Attribute | None:
+    """The attribute of the same name as the argument, of the layer that makes the call, where there is one."""
+    owner = modules.get(sizes.modules[-1]) if sizes.modules else None
+    if owner is None or len(sizes.old) != 1 or vars(owner).get(sizes.argument) != sizes.old[0] or sizes.new[0] is None:
+        return None
+    return Attribute(sizes.modules[-1], sizes.argument, None, sizes.new[0], None)
 
 
 def add_low(model: nn.Module, bias: str, low: torch.Tensor) -> None:
@@ -86,24 +127,6 @@ class AddLow:
     def __call__(self, module: nn.Module, inputs: Any, result: torch.Tensor) -> torch.Tensor:
         low: torch.Tensor = getattr(module, self.name)
         return result + low.reshape(-1, *[1] * self.trailing)
-
-
-def _named(modules: dict[str, nn.Module], sizes: Sizes) -> bool:
-    """Whether the argument is an attribute of the same name of the layer that makes the call: sets it."""
-    owner = modules.get(sizes.modules[-1]) if sizes.modules else None
-    if owner is None or len(sizes.old) != 1 or vars(owner).get(sizes.argument) != sizes.old[0]:
-        return False
-    setattr(owner, sizes.argument, sizes.new[0])
-    return True
-
-
-def _norms(modules: dict[str, nn.Module], recounts: Iterable[Recount]) -> None:
-    done: set[int] = set()
-    for recount in recounts:
-        norm = modules.get(recount.modules[-1]) if recount.modules else None
-        if norm is not None and id(norm) not in done:
-            done.add(id(norm))
-            keep_count(norm, recount.present, recount.full)
 
 
 def _from_shapes(module: nn.Module) -> None:

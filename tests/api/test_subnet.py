@@ -265,3 +265,47 @@ def test_the_receipt_on_disk_proves_the_files(tmp_path: Path) -> None:
             load(path)
         (path / name).write_bytes(before)
     assert isinstance(load(path)(torch.randn(2, 32)), Tensor)
+
+
+# ---- into the user's class again -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["digits", "vit_mha", "llama", "convnext", "resnext", "shufflenet_v2"])
+def test_a_subnet_goes_back_into_its_class(name: str, tmp_path: Path) -> None:
+    subnet, _, _ = cut_zoo(name)
+    model = MODELS[name].build()
+    loaded = load(subnet.save(tmp_path / "subnet"), model)
+    assert type(loaded.module) is type(model)
+    assert loaded.module is not model
+    with torch.no_grad():
+        for batch in (2, 5):
+            args, kwargs = MODELS[name].args(batch)
+            assert difference(subnet(*args, **kwargs), loaded(*args, **kwargs)) < 1e-6
+    again = load(loaded.save(tmp_path / "again"), model)
+    assert type(again.module) is type(model)
+
+
+def test_a_language_model_generates_after_it_was_loaded(tmp_path: Path) -> None:
+    subnet, _, _ = cut_zoo("llama")
+    loaded = load(subnet.save(tmp_path / "subnet"), MODELS["llama"].build())
+    prompt = torch.tensor([[5, 3, 11]])
+    options: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "use_cache": True, "pad_token_id": 0}
+    expected = subnet.reference().generate(prompt, **options)  # type: ignore[operator]
+    assert torch.equal(loaded.module.generate(prompt, **options), expected)  # type: ignore[operator]
+
+
+def test_another_class_is_refused(tmp_path: Path) -> None:
+    subnet, _, _ = cut_zoo("digits")
+    path = subnet.save(tmp_path / "subnet")
+    with pytest.raises(UsageError, match="Linear has no "):
+        load(path, torch.nn.Linear(3, 3))
+    with pytest.raises(UsageError, match="model is a str"):
+        load(path, "DigitsNet")  # type: ignore[arg-type]
+
+
+def test_what_was_rewritten_has_no_class_to_go_back_to(tmp_path: Path) -> None:
+    subnet, _, _ = cut_zoo("vit")
+    path = subnet.save(tmp_path / "subnet")
+    with pytest.raises(UnsupportedError, match=r"the forwards of blocks\.0\.attn"):
+        load(path, MODELS["vit"].build())
+    assert load(path).module is not None

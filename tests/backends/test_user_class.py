@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from coppice import Subnet
 from coppice.backends.module.attention import NarrowAttention
-from coppice.backends.module.user_class import repair, with_tensors
+from coppice.backends.module.user_class import apply, plan, with_tensors
 from coppice.core.extraction import Extraction, Sizes
 from coppice.passes.extract.check import difference
 from zoo.case import randomise
@@ -56,7 +56,7 @@ def test_a_repaired_layer_says_the_sizes_of_its_parameters(
     tensors = {**dict(wanted.named_parameters()), **dict(wanted.named_buffers())}
     found = with_tensors(model, tensors, {})
     sizes = tuple(Sizes(("0",), name, (old,), (new,), True) for name, old, new in literals)
-    repair(found, Extraction(cast(Any, None), {}, sizes))
+    apply(found, plan(model, Extraction(cast(Any, None), {}, sizes)), {})
     assert repr(found) == repr(wanted)
     repaired, fresh = (
         {n: v for n, v in vars(m.get_submodule("0").eval()).items() if isinstance(v, (int, tuple))}
