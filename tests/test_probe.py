@@ -18,7 +18,7 @@ from coppice.core.errors import EquivalenceError, UsageError
 from coppice.core.ops import probe, trials
 from coppice.core.text import from_text, to_text
 from coppice.passes.extract.check import difference
-from customops import EVEN_BLIND, MISCHIEF, affine, mischief, parts, secretly, swish
+from customops import EVEN_BLIND, MISCHIEF, affine, mischief, pair, parts, secretly, swish
 from zoo.case import randomise
 
 Op = Callable[[nn.Module, Tensor], Tensor]
@@ -61,6 +61,8 @@ GOOD: dict[str, tuple[Op, set[str]]] = {
     "affine": (lambda m, x: affine(x, m.scale, m.shift), {"scale[0]", "shift[0]"}),
     "two results": (lambda m, x: parts(x)[0] * 2 + parts(x)[1], set()),
     "logarithm": (lambda m, x: mischief(x, "is a logarithm", 1.0), set()),
+    "a list of tensors": (lambda m, x: pair([x, m.scale], "product")[0], {"scale[0]"}),
+    "one tensor twice": (lambda m, x: pair([x, x], "quotient")[0], set()),
     "over the batch": (lambda m, x: mischief(x, "folds the batch", 1.0), set()),
 }
 
@@ -175,6 +177,16 @@ def test_what_does_not_is_frozen_and_the_finding_is_told(kind: str) -> None:
     assert not space.families
     assert reason(space).startswith("reaches `coppice_tests.mischief`, which ")
     assert REASONS[kind] in reason(space)
+
+
+def test_two_results_one_of_which_follows_no_unit() -> None:
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        first, second = pair([x, torch.relu(x)], "product with the mean")
+        return torch.mul(first, second)
+
+    space = space_of(body)
+    assert not space.families
+    assert "moves all of axis 1 when one position of `argument 1` moves" in reason(space)
 
 
 def test_an_op_that_changes_its_input_is_frozen() -> None:
