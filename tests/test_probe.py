@@ -216,6 +216,9 @@ def test_no_mischief_gives_a_wrong_subnet(kind: str) -> None:
         except EquivalenceError:
             assert kind in EVEN_BLIND, "only what is not a function can differ from itself"
             return
+        if kind in EVEN_BLIND:
+            assert not space.families, "nothing is cut that such an op reads"
+            return
         for scale in (1e-2, 1.0, 1e3):
             x = torch.randn(3, 6) * scale
             with torch.no_grad():
@@ -257,8 +260,8 @@ def test_loading_where_the_op_is_unknown_names_what_to_import(tmp_path: Path) ->
     folder = coppice.extract(space, space.uniform(0.5)).save(tmp_path / "subnet")
     code = f"import coppice\ntry:\n    coppice.load({str(folder)!r})\nexcept coppice.UsageError as e:\n    print(e)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "the op coppice_tests.affine.default is not registered here" in done.stdout
-    assert "import the module that defines coppice_tests::affine" in done.stdout
+    assert "there is no op called coppice_tests.affine.default" in done.stdout
+    assert "import the module that defines coppice_tests::affine first" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -266,5 +269,5 @@ def test_loading_where_the_op_is_unknown_names_what_to_import(tmp_path: Path) ->
     ["os.system.default", "coppice_tests.scale_.default", "coppice_tests.__class__.default", "a.b.c", "library.x.y"],
 )
 def test_nothing_but_a_registered_function_is_called_from_text(name: str) -> None:
-    with pytest.raises(UsageError, match=r"is not registered here|there is no op"):
+    with pytest.raises(UsageError, match=r"there is no op called"):
         from_text(f"def g(x: f32[2]):\n    y: f32[2] = {name}(x)\n    return (y,)\n", {})
