@@ -248,13 +248,11 @@ class _Parser:
                 if lookup(overload) is None and not _takes_tensors(overload):
                     raise self.error(tree, f"{'.'.join(parts)} takes no tensor: it may read more than this text")
                 return overload
-            if parts[0] not in ("aten", "prims"):
-                raise self.error(
-                    tree,
-                    f"the op {'.'.join(parts)} is not registered here",
-                    f"import the module that defines {parts[0]}::{parts[1]} before loading",
-                )
-        raise self.error(tree, f"there is no op called {'.'.join(parts)}")
+        own = len(parts) == 3 and parts[0] not in ("aten", "prims")
+        remedy = (
+            f"if it is an op of your own, import the module that defines {parts[0]}::{parts[1]} first" if own else ""
+        )
+        raise self.error(tree, f"there is no op called {'.'.join(parts)}", remedy)
 
     def value(self, tree: ast.expr) -> Any:
         if isinstance(tree, ast.Tuple):

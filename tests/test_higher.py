@@ -191,11 +191,6 @@ def with_gradients(m: Net, h: Tensor) -> Tensor:
         return torch.relu(m.inner(torch.relu(h)))
 
 
-def half(m: Net, h: Tensor) -> Tensor:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        return torch.relu(m.inner(torch.relu(h))).float()
-
-
 def written(m: Net, h: Tensor) -> Tensor:
     out = torch.relu(h).clone()
     out.view(-1, 2, 4).mul_(2)
@@ -208,7 +203,6 @@ PLAIN: dict[str, tuple[Body, set[str]]] = {
         {"first", "inner", "middle"},
     ),
     "gradient mode": (with_gradients, {"first", "inner", "middle"}),
-    "autocast": (half, {"first", "inner", "middle"}),
     "vmap": (
         lambda m, h: torch.vmap(lambda row: torch.relu(m.inner(torch.relu(row))))(h),
         {"first", "inner", "middle"},

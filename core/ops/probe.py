@@ -18,7 +18,7 @@ from torch import fx
 
 from coppice.core.calls import Call, op_name
 from coppice.core.graph import FLOATING, Value, is_tensor
-from coppice.core.labels import POISON, UNKNOWN, Axis, Carry, Flow, Label, free, labelled, same
+from coppice.core.labels import POISON, UNKNOWN, Axis, Carry, Flow, Label, Reason, free, labelled, same
 from coppice.core.ops.trials import (
     MOST_NUMBERS,
     Bench,
@@ -216,7 +216,10 @@ def _joined(case: Case, moves: dict[Place, dict[int, int]]) -> list[Tie]:
 
 def _labels(finding: Finding, flow: Flow, call: Call) -> Label | tuple[Label, ...]:
     operands = [flow.of(node) for node in call.node.all_input_nodes]
-    axes: list[list[Axis]] = [[free(size) for size in shape] for shape in finding.case.results]
+    origin = Reason(
+        f"meets positions that `{op_name(call.target)}` makes of no unit", call.node.name, call.source, REMEDY
+    )
+    axes: list[list[Axis]] = [[free(size, origin) for size in shape] for shape in finding.case.results]
     for (index, k), found in sorted(finding.held.items()):
         flow.freeze_axis(operands[index].axes[k], FOUND.format(op=op_name(call.target), found=found), REMEDY)
     for tie in finding.ties:
