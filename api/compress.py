@@ -25,6 +25,7 @@ def compress(
     ignore: Ignore = (),
     round_to: int = 1,
     bounds: Mapping[str, Bound] | None = None,
+    residual: str = "exact",
     score: str | Mapping[str, Any] = "magnitude",
     calibration: Iterable[Any] | None = None,
     loss: Loss | None = None,
@@ -37,6 +38,7 @@ def compress(
     and so are the errors.
     """
     data = None if calibration is None else list(listed(calibration))
-    space = build_space(trace(model, example_inputs), ignore=ignore, round_to=round_to, bounds=bounds)
+    graph = trace(model, example_inputs)
+    space = build_space(graph, ignore=ignore, round_to=round_to, bounds=bounds, residual=residual)
     subnet = extract(space, prune(space, budget, score, data, loss=loss, seed=seed), seed=seed)
     return subnet if not data else recalibrate(subnet, data)

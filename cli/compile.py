@@ -47,6 +47,13 @@ def compile_model(
     round_to: Annotated[
         int | None, typer.Option("--round-to", metavar="N", help="Widths are multiples of N (default 1).")
     ] = None,
+    residual: Annotated[
+        str | None,
+        typer.Option(
+            "--residual",
+            help="Units under layer and RMS norms: exact (the norm keeps its count; default), renormalise, freeze.",
+        ),
+    ] = None,
     calibration: Annotated[
         Path | None,
         typer.Option(
@@ -73,8 +80,8 @@ def compile_model(
 
     given = {
         "model": model, "budget": parse_budget(budget), "out": out, "input": inputs or None, "score": score,
-        "ignore": ignore or None, "round_to": round_to, "calibration": calibration, "batch": batch, "onnx": onnx,
-        "seed": seed,
+        "ignore": ignore or None, "round_to": round_to, "residual": residual, "calibration": calibration,
+        "batch": batch, "onnx": onnx, "seed": seed,
     }  # fmt: skip
     settings = compile_settings(config, given)
     _free(settings.out)
@@ -111,6 +118,7 @@ def _compile(settings: CompileSettings, say: Say) -> Subnet:
         ignore=settings.ignore,
         round_to=settings.round_to,
         bounds=settings.bounds,
+        residual=settings.residual,
         score=settings.score,
         calibration=data,
         seed=settings.seed,

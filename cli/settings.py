@@ -28,6 +28,7 @@ class CompileSettings(BaseModel):
     ignore: list[str] = []
     round_to: int = Field(1, ge=1)
     bounds: dict[str, int | float | tuple[int | float, int | float]] = {}
+    residual: str = "exact"
     score: str = "magnitude"
     calibration: Path | None = None
     batch: int = Field(64, ge=1)
