@@ -426,12 +426,18 @@ def test_regions_are_part_of_the_graph() -> None:
     assert cut(Net(forward)).receipt["module"]["kind"] == "user"
 
 
-def test_autocast_inside_forward_is_refused() -> None:
+def test_autocast_inside_forward_becomes_casts() -> None:
     def forward(net: Any, x: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             return net.b(net.hidden(x))
 
-    fails(lambda: coppice.trace(Net(forward), V), 3, "torch.autocast('cpu', torch.bfloat16)", "around the call")
+    net = Net(forward)
+    graph = coppice.trace(net, V)
+    assert torch.equal(graph.run(V), net(V))
+    assert graph.run(V).dtype == torch.bfloat16
+    space = coppice.build_space(graph)
+    assert [f.name for f in space.families] == ["a"]
+    assert coppice.extract(space, space.uniform(0.5)).receipt["equivalence"]["error"] <= 1e-9
 
 
 # ---- refused -------------------------------------------------------------------------------------------------------
