@@ -54,7 +54,7 @@ def admit(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ca
     devices = {str(tensor.device) for _, tensor in tensors}
     if devices == {"meta"}:
         meta = pytree.tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, (args, kwargs))
-        return _distinct(cast("Call", meta))
+        return cast("Call", meta)
     given = {str(leaf.device) for leaf in leaves}
     if len(devices) > 1 or (devices and given != devices):
         raise UsageError(
@@ -63,19 +63,7 @@ def admit(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ca
             remedy=f"move both to one device, for example model.to({min(given)!r})",
         )
     check_finite(tensors)
-    return _distinct((args, kwargs))
-
-
-def _distinct(call: Call) -> Call:
-    """A copy of every tensor that is given twice: torch.export would take both inputs for one."""
-    seen: set[int] = set()
-
-    def one(x: Any) -> Any:
-        again = isinstance(x, torch.Tensor) and id(x) in seen
-        seen.add(id(x))
-        return x.clone() if again else x
-
-    return cast("Call", pytree.tree_map(one, call))
+    return args, kwargs
 
 
 def _listed(names: set[str]) -> str:

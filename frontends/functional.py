@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from coppice.frontends.regions import inlined
+from coppice.frontends.regions import casts, inlined
 
 
 class Functional:
@@ -19,7 +19,8 @@ class Functional:
         self.program, self.graph = program, inlined(program.graph)
         self.notes: list[str] = []
         nodes = self.graph.nodes
-        if any(map(_transforms, nodes)) or (any(map(_mutates, nodes)) and not self._rename_in_place()):
+        lowered = casts(program.graph) or any(map(_transforms, nodes))
+        if lowered or (any(map(_mutates, nodes)) and not self._rename_in_place()):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch copies tree specs of a class it has deprecated itself
                 self.program = program.run_decompositions({})

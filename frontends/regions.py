@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import fx
 
-from coppice.core.errors import TraceError
-
 GRAD = torch.ops.higher_order.wrap_with_set_grad_enabled
 AUTOCAST = torch.ops.higher_order.wrap_with_autocast
 
@@ -17,13 +15,19 @@ AUTOCAST = torch.ops.higher_order.wrap_with_autocast
 def inlined(graph: fx.Graph) -> fx.Graph:
     """``graph`` with the bodies of its regions in place; as it is where it has none.
 
-    Whether gradients are recorded changes no value. Autocast does: `TraceError`, unless the region turns it off.
+    Whether gradients are recorded changes no value, nor does autocast where it is off (else see `casts`).
     """
     if not any(_is_region(node) for node in graph.nodes):
         return graph
     result = fx.Graph()
     result.output(_copied(graph, result, {}))
     return result
+
+
+def casts(graph: fx.Graph) -> bool:
+    """Whether some region runs under autocast: its casts stand in the graph only after ``run_decompositions``."""
+    regions = [node for node in graph.nodes if _is_region(node)]
+    return any((node.target is AUTOCAST and node.args[2]) or casts(_body_of(node)[0]) for node in regions)
 
 
 def _is_region(node: fx.Node) -> bool:
@@ -47,16 +51,16 @@ def _copied(graph: fx.Graph, into: fx.Graph, env: dict[fx.Node, Any]) -> Any:
 
 
 def _body(node: fx.Node, into: fx.Graph, env: dict[fx.Node, Any]) -> Any:
-    if node.target is AUTOCAST and node.args[2]:
-        raise TraceError(
-            f"forward opens torch.autocast({node.args[0]!r}, {node.args[1]}), whose casts are no part of the graph",
-            place="torch.autocast",
-            remedy="open autocast around the call of the model instead of inside forward; the subnet runs under it too",
-        )
+    body, operands = _body_of(node)
+    given = [env[arg] if isinstance(arg, fx.Node) else arg for arg in operands]
+    places = [inner for inner in body.nodes if inner.op == "placeholder"]
+    return _copied(body, into, dict(zip(places, given, strict=True)))
+
+
+def _body_of(node: fx.Node) -> tuple[fx.Graph, tuple[Any, ...]]:
+    """A region's graph, and what it is called with."""
     at = next(k for k, arg in enumerate(node.args) if isinstance(arg, fx.Node) and arg.op == "get_attr")
     name = node.args[at]
     assert isinstance(name, fx.Node)
     body: Any = getattr(node.graph.owning_module, str(name.target))
-    given = [env[arg] if isinstance(arg, fx.Node) else arg for arg in node.args[at + 1 :]]
-    places = [inner for inner in body.graph.nodes if inner.op == "placeholder"]
-    return _copied(body.graph, into, dict(zip(places, given, strict=True)))
+    return body.graph, node.args[at + 1 :]

@@ -83,17 +83,49 @@ def _export(
         for make in makers:
             for call_args, call_kwargs, shapes in attempts:
                 try:
-                    program = torch.export.export(
-                        make(), call_args, call_kwargs or None, dynamic_shapes=shapes, strict=False
-                    )
+                    program = _program(make(), call_args, call_kwargs, shapes)
                 except Exception as error:  # noqa: BLE001 (export raises whatever the user's forward raises)
                     failures.append(error)
+                    continue
+                if dynamic is True and shapes is not None and not _varies(program):
+                    failures.append(ValueError("forward works at one batch size only"))
                     continue
                 if dynamic is True and shapes is None and len(attempts) > 1:
                     notes.append(f"the batch size is fixed to that of the example: {_first_line(failures[0])}")
                 return program, notes
-    failure = failures[len(attempts) - 1]  # of the model itself, with fixed sizes where those were tried
+        failure = failures[len(attempts) - 1]  # of the model itself, with fixed sizes where those were tried
+        if not isinstance(dynamic, bool) and _traces(model, args, kwargs):
+            raise UsageError(
+                f"the model cannot be traced with these dynamic shapes: {_first_line(failure)}",
+                place="dynamic",
+                remedy="leave `dynamic` out (the batch size varies where the model allows it), or give a structure as "
+                "in torch.export, with sizes that forward never takes for fixed",
+            ) from failure
     raise _trace_error(model, failure, args, kwargs) from failure
+
+
+def _varies(program: torch.export.ExportedProgram) -> bool:
+    """Whether some size of some input may change."""
+    values = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"]
+    sizes = [size for value in values if isinstance(value, torch.Tensor) for size in value.shape]
+    return any(isinstance(size, torch.SymInt) and size.node.expr.free_symbols for size in sizes)
+
+
+def _program(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any = None
+) -> torch.export.ExportedProgram:
+    """Export on copies: torch leaves marks on the inputs, and takes a tensor that is given twice for one input."""
+    args, kwargs = pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, (args, kwargs))
+    return torch.export.export(model, args, kwargs or None, dynamic_shapes=shapes, strict=False)
+
+
+def _traces(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the model can be exported with fixed sizes."""
+    try:
+        _program(model, args, kwargs)
+    except Exception:  # noqa: BLE001
+        return False
+    return True
 
 
 def _symbolic(model: nn.Module) -> nn.Module:
@@ -162,7 +194,8 @@ def _quiet() -> Iterator[None]:
 
 def _first_line(error: Exception | None) -> str:
     text = str(error).strip().splitlines() if error else []
-    return text[0][:200] if text else type(error).__name__
+    detail = next((line.strip() for line in text[1:] if line.startswith("  - ")), "")  # of violated constraints
+    return (detail or text[0])[:200] if text else type(error).__name__
 
 
 def _trace_error(model: nn.Module, error: Exception, args: Any, kwargs: Any) -> Exception:

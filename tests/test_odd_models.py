@@ -101,15 +101,12 @@ def test_hooks_that_change_values_are_part_of_the_model() -> None:
     assert subnet.module(V).shape == (2, 4)
 
 
-def test_a_hook_that_moves_zero_freezes() -> None:
+def test_a_hook_that_moves_zero() -> None:
     model = mlp()
     model[1].register_forward_hook(lambda _, __, out: out.sigmoid())
-    (reason,) = {
-        entry.reason
-        for entry in coppice.build_space(coppice.trace(model, V)).frozen
-        if "[out]" in entry.axis and entry.axis[0] == "0"
-    }
-    assert "constant 0.5" in reason
+    assert type(cut(model, widths={"0": 6}).module) is nn.Sequential  # the constant 0.5 goes into the next bias
+    model[1].register_forward_hook(lambda _, __, out: out.softmax(-1))
+    assert coppice.build_space(coppice.trace(model, V)).families == ()
 
 
 def test_a_hook_with_a_width_of_its_own_costs_the_class() -> None:
@@ -374,6 +371,45 @@ def test_inputs_keep_their_structure(name: str) -> None:
     assert subnet.graph.batch_dynamic == dynamic
 
 
+# ---- sizes ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_one_batch_size_is_traced_at_that_of_the_example() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        return torch.stack([net.b(net.hidden(x[k])) for k in range(x.shape[0])])
+
+    for batch in (1, 3):
+        graph = coppice.trace(Net(forward), torch.randn(batch, 4))
+        assert not graph.batch_dynamic
+        assert graph.placeholders()[0].meta["value"].shape == (batch, 4)
+        assert any("one batch size only" in note for note in graph.notes)
+        cut(Net(forward), torch.randn(batch, 4), widths={"a": 6})
+
+
+class Plain(Net):
+    """Its input has a name."""
+
+    def forward(self, x: Tensor) -> Any:
+        return self.b(self.hidden(x))
+
+
+DYNAMIC: dict[str, tuple[Any, str]] = {
+    "a size that the model fixes": ({"x": {1: torch.export.Dim("n")}}, "specialized it to be a constant (4)"),
+    "no argument of forward": ({"y": {0: torch.export.Dim("n")}}, "top-level keys"),
+    "an axis too many": ({"x": {5: torch.export.Dim("n")}}, "out of range"),
+    "no structure": ("batch", "got <class 'str'>"),
+}
+
+
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_dynamic_shapes_that_cannot_be(name: str) -> None:
+    dynamic, fact = DYNAMIC[name]
+    net = Plain(None)  # type: ignore[arg-type]
+    fails(lambda: coppice.trace(net, V, dynamic=dynamic), 2, "dynamic: ", fact, "leave `dynamic` out")
+    assert coppice.trace(net, V, dynamic={"x": {0: torch.export.Dim("n")}}).batch_dynamic
+    assert not coppice.trace(net, V, dynamic=False).batch_dynamic
+
+
 # ---- regions -------------------------------------------------------------------------------------------------------
 
 
@@ -390,12 +426,18 @@ def test_regions_are_part_of_the_graph() -> None:
     assert cut(Net(forward)).receipt["module"]["kind"] == "user"
 
 
-def test_autocast_inside_forward_is_refused() -> None:
+def test_autocast_inside_forward_becomes_casts() -> None:
     def forward(net: Any, x: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             return net.b(net.hidden(x))
 
-    fails(lambda: coppice.trace(Net(forward), V), 3, "torch.autocast('cpu', torch.bfloat16)", "around the call")
+    net = Net(forward)
+    graph = coppice.trace(net, V)
+    assert torch.equal(graph.run(V), net(V))
+    assert graph.run(V).dtype == torch.bfloat16
+    space = coppice.build_space(graph)
+    assert [f.name for f in space.families] == ["a"]
+    assert coppice.extract(space, space.uniform(0.5)).receipt["equivalence"]["error"] <= 1e-9
 
 
 # ---- refused -------------------------------------------------------------------------------------------------------

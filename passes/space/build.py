@@ -121,6 +121,8 @@ def _families(analysis: Analysis, solution: Solution, leaves: Ids, roles: Roles,
     rank = np.argsort(np.argsort(start))[group]  # families in order of their first unit
     family_of = np.full(solution.size, -1)
     family_of[units] = rank
+    sizes = np.bincount(rank, minlength=len(start))
+    members = np.split(units[np.argsort(rank, kind="stable")], np.cumsum(sizes)[:-1])
     slices: list[list[Slice]] = [[] for _ in start]
     for name, k, ids in places:
         rows = leaves[solution.class_of[ids]]
@@ -128,10 +130,10 @@ def _families(analysis: Analysis, solution: Solution, leaves: Ids, roles: Roles,
         for f in np.unique(owner[owner >= 0]).tolist():
             hit = (owner == f).any(axis=1)
             masked = bool(analysis.masked[ids[hit]].any())
-            slices[f].append(Slice(name, k, roles(name, k), masked, max(1, int(hit.sum()) // int((rank == f).sum()))))
+            slices[f].append(Slice(name, k, roles(name, k), masked, max(1, int(hit.sum()) // int(sizes[f]))))
     taken: set[str] = set()
     return tuple(
-        Family(_unique(_family_name(own), taken), units[rank == f], tuple(own), 1, 0, round_to)
+        Family(_unique(_family_name(own), taken), members[f], tuple(own), 1, 0, round_to)
         for f, own in enumerate(slices)
     )
 
