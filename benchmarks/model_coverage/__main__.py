@@ -61,7 +61,7 @@ def _options() -> argparse.Namespace:
 
 
 def run(keys: list[str], tools: tuple[str, ...], journal: Journal, limits: dict[str, float]) -> None:
-    todo = [(tool, key) for key in keys for tool in tools if (tool, key) not in journal.rows]
+    todo = [(tool, key) for tool in tools for key in keys if (tool, key) not in journal.rows]
     context = worker.context()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
