@@ -38,7 +38,8 @@ def main() -> int:
     limits = {"coppice": options.limit, "torch-pruning": options.peer_limit}
     journal = Journal(options.journal, stamp(limits), options.again)
     run(keys, tools, journal, limits)
-    rows = [journal.rows[tool, key] for tool in tools for key in keys]
+    domains = {key: e.domain for source in sources for key, e in registry.entries(source).items()}
+    rows = [journal.rows[tool, key] | {"domain": domains[key]} for tool in tools for key in keys]
     report.show(rows)
     if options.docs:
         options.docs.write_text(report.markdown(rows, versions(), limits), encoding="utf-8")
