@@ -41,5 +41,5 @@ def test_a_model_that_cannot_be_traced_has_a_row_too() -> None:
     row = measure(registry.find("transformers/encodec"))
     assert row["stage"] == "build" and row["failure"].startswith("TraceError")
     assert "/" not in row["failure"].partition(":")[2].split(" ")[1], "no folders of this machine"
-    page = report.markdown([row | {"tool": "coppice"}], {"torch": "2"}, 120.0)
+    page = report.markdown([row | {"tool": "coppice"}], {"torch": "2"}, {"coppice": 120.0})
     assert "encodec" in page and "not analysed" in page

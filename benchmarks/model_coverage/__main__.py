@@ -35,12 +35,14 @@ def main() -> int:
         return 2
     keys = [k for k in registry.keys(sources) if not options.only or any(fnmatch.fnmatch(k, p) for p in options.only)]
     tools = worker.TOOLS if options.peers else worker.TOOLS[:1]
-    journal = Journal(options.journal, stamp(options.limit), options.again)
-    run(keys, tools, journal, options.limit)
-    rows = [journal.rows[tool, key] for tool in tools for key in keys]
+    limits = {"coppice": options.limit, "torch-pruning": options.peer_limit}
+    journal = Journal(options.journal, stamp(limits), options.again)
+    run(keys, tools, journal, limits)
+    domains = {key: e.domain for source in sources for key, e in registry.entries(source).items()}
+    rows = [journal.rows[tool, key] | {"domain": domains[key]} for tool in tools for key in keys]
     report.show(rows)
     if options.docs:
-        options.docs.write_text(report.markdown(rows, versions(), options.limit), encoding="utf-8")
+        options.docs.write_text(report.markdown(rows, versions(), limits), encoding="utf-8")
     return 0 if all(report.sound(r) for r in rows if r["tool"] == "coppice") else 1
 
 
@@ -51,22 +53,23 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[], metavar="GLOB", help="models by key, e.g. 'timm/res*'")
     parser.add_argument("--sources", nargs="+", choices=registry.SOURCES, default=list(registry.SOURCES))
     parser.add_argument("--peers", action="store_true", help="run Torch-Pruning on the same list too")
-    parser.add_argument("--limit", type=float, default=120.0, help="seconds per model and tool")
+    parser.add_argument("--limit", type=float, default=120.0, help="seconds per model")
+    parser.add_argument("--peer-limit", type=float, default=120.0, help="seconds per model for Torch-Pruning")
     parser.add_argument("--journal", type=Path, default=ROOT / "out" / "coverage" / "journal.jsonl")
     parser.add_argument("--again", action="store_true", help="measure anew what the journal holds")
     parser.add_argument("--docs", type=Path, help="write the table to this file")
     return parser.parse_args()
 
 
-def run(keys: list[str], tools: tuple[str, ...], journal: Journal, limit: float) -> None:
-    todo = [(tool, key) for key in keys for tool in tools if (tool, key) not in journal.rows]
+def run(keys: list[str], tools: tuple[str, ...], journal: Journal, limits: dict[str, float]) -> None:
+    todo = [(tool, key) for tool in tools for key in keys if (tool, key) not in journal.rows]
     context = worker.context()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=len(todo))
         for tool, key in todo:
             progress.update(task, description=f"{key} ({tool})")
-            row = worker.measure(context, tool, key, limit, journal.path.with_suffix(".answer.json"))
+            row = worker.measure(context, tool, key, limits[tool], journal.path.with_suffix(".answer.json"))
             journal.add(row)
             if row["stage"] != "checked" or (tool == "coppice" and not report.sound(row)):
                 progress.console.print(report.line(row))
@@ -99,14 +102,14 @@ class Journal:
             os.fsync(file.fileno())
 
 
-def stamp(limit: float) -> dict[str, Any]:
+def stamp(limits: dict[str, float]) -> dict[str, Any]:
     """What a row depends on: the sources of coppice and of this table, versions, the time limit."""
     digest = hashlib.sha256()
     folders = ("core", "passes", "frontends", "backends", "api", "benchmarks/model_coverage", "tests/zoo")
     for path in sorted(p for folder in folders for p in (ROOT / folder).rglob("*.py")):
         if path.name not in ("report.py", "__main__.py"):
             digest.update(path.read_bytes())
-    return {"code": digest.hexdigest()[:16], "limit": limit, "versions": versions()}
+    return {"code": digest.hexdigest()[:16], "limits": limits, "versions": versions()}
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,13 @@ from model_coverage.entry import Entry, image, noise
 from zoo import MODELS
 from zoo.case import seeded, tokens
 
-DOMAINS = {"unet": "segmentation", "superres": "super-resolution", "bert": "language", "llama": "language"}
+DOMAINS = {
+    "recurrent": "recurrent",
+    "unet": "segmentation",
+    "superres": "super-resolution",
+    "bert": "language",
+    "llama": "language",
+}
 
 
 class Tagger(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -95,16 +96,16 @@ extracted, each in a process of its own with {limit:.0f} s. Versions: {versions}
 """
 
 
-def markdown(rows: list[Row], versions: dict[str, str], limit: float) -> str:
+def markdown(rows: list[Row], versions: dict[str, str], limits: dict[str, float]) -> str:
     """The whole page."""
     own = [r for r in rows if r["tool"] == "coppice"]
     peers = {r["key"]: r for r in rows if r["tool"] != "coppice"}
     stamp = ", ".join(f"{name} {version}" for name, version in versions.items() if version != "absent")
-    parts = [HEAD.format(count=len(own), limit=limit, versions=stamp)]
+    parts = [HEAD.format(count=len(own), limit=limits["coppice"], versions=stamp)]
     parts.append("## By source\n\n" + _table(SUMMARY, _summary(own)))
     parts.append("## By domain\n\n" + _table(SUMMARY, _domains(own)))
     if peers:
-        parts.append(_side_by_side(own, peers, versions["torch_pruning"]))
+        parts.append(_side_by_side(own, peers, versions["torch_pruning"], limits["torch-pruning"]))
     parts.append("## What does not get through\n\n" + _failures(own))
     parts.append("## What stays, and why\n\n" + _reasons(own))
     parts.append("## Where the class is not kept\n\n" + _classes(own))
@@ -129,16 +130,17 @@ def _domains(rows: list[Row]) -> Iterable[tuple[str, ...]]:
 
 SIDES = """## Side by side with Torch-Pruning {version}
 
-The same models, inputs, processes and time limit, in the same run. Torch-Pruning prunes half of every group by
-magnitude, the layers that make the output left out, head counts and sizes handed to it and repaired after it; outputs
-are flattened for it. *Sound* for it: in fp64, to 1e-6, the pruned model equals the original with the pruned output
-slices of all layers in its groups set to zero. *Up to norms* also accepts that a layer norm then averages over fewer
-values, which no masked model does: what is left are groups that are wired wrongly.
+The same models, inputs and processes, in the same run, with {limit:.0f} s a model. Torch-Pruning prunes half of every
+group by magnitude, the layers that make the output left out, with head counts handed to it and sizes repaired after it,
+and without where that goes further; outputs are flattened for it. *Sound* for it: in fp64, to 1e-6, the pruned model
+equals the original with the pruned output slices of all layers in its groups set to zero. *Up to norms* also accepts
+that a layer norm then averages over fewer values, which no masked model does: what is left are groups that are wired
+wrongly.
 
 """
 
 
-def _side_by_side(own: list[Row], peers: dict[str, Row], version: str) -> str:
+def _side_by_side(own: list[Row], peers: dict[str, Row], version: str, limit: float) -> str:
     both = [r for r in own if r["key"] in peers]
     theirs = [peers[r["key"]] for r in both]
     head = (
@@ -165,7 +167,7 @@ def _side_by_side(own: list[Row], peers: dict[str, Row], version: str) -> str:
             f"{_p90(built or [0.0]):.2f}",
         ),
     ]  # fmt: skip
-    return SIDES.format(version=version) + _table(head, lines) + (
+    return SIDES.format(version=version, limit=limit) + _table(head, lines) + (
         "\nShares are of all models. coppice's seconds are `torch.export` and its analysis together, Torch-Pruning's "
         "its dependency graph, for which it runs the model once.\n"
     )  # fmt: skip
@@ -228,17 +230,15 @@ def _model(row: Row) -> list[str]:
 
 
 def _verdict(row: Row | None) -> str:
-    if row is None:
-        return ""
-    if row["stage"] == "checked":
-        if peer_sound(row):
-            return "sound"
-        return (
-            "sound up to norms" if peer_sound(row, "error_up_to_norms") else f"wrong by {row['error_up_to_norms']:.0e}"
-        )
-    return {"build": "not analysed", "built": "fails while pruning", "pruned": "does not run"}.get(
-        row["stage"], "not checked"
-    )
+    if row is None or re.search("did not end|took more", row.get("failure", "")):
+        return "" if row is None else "does not end"
+    if row["stage"] != "checked":
+        return STAGES.get(row["stage"], "not checked")
+    gap = row["error_up_to_norms"]
+    return "sound" if peer_sound(row) else "sound up to norms" if gap <= PEER_TOLERANCE else f"wrong by {gap:.0e}"
+
+
+STAGES = {"build": "not analysed", "built": "fails while pruning", "pruned": "does not run"}
 
 
 def _count(n: int) -> str:

@@ -14,6 +14,7 @@ model do: a definition no masked model of a user's meets, given here because it 
 from __future__ import annotations
 
 import copy
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -38,34 +39,44 @@ ALL_SIZES = ("all_head_size", "inner_dim", "attn_dim", "embed_dim", "hidden_size
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
-def measure(entry: Entry) -> dict[str, Any]:
-    """The row of ``entry``: stages built, pruned, runs, checked, and the two gaps."""
+def measure(entry: Entry, limit: float) -> dict[str, Any]:
+    """The row of ``entry``: stages built, pruned, runs, checked, and the two gaps; two attempts share ``limit`` s."""
     row: dict[str, Any] = {"key": entry.key, "domain": entry.domain, "stage": "build", "seconds": {}}
     try:
-        _stages(entry, row)
+        _stages(entry, row, limit)
     except Exception as error:  # noqa: BLE001 (the table reports whatever happens)
         row["failure"] = failure(error)
     return row
 
 
-def _stages(entry: Entry, row: dict[str, Any]) -> None:
+def _stages(entry: Entry, row: dict[str, Any], limit: float) -> None:
     model = entry.build()
     ignored = output_layers(entry, model)
     peers.use()
-    attempts = [_attempt(entry, copy.deepcopy(model), ignored, with_heads) for with_heads in (True, False)]
+    attempts = [_attempt(entry, copy.deepcopy(model), ignored, True, limit / 2)]
+    if "did not end" not in attempts[0].get("failure", "") or attempts[0]["stage"] != "build":
+        attempts.append(_attempt(entry, model, ignored, False, limit / 2))
     row |= min(attempts, key=lambda found: (-STAGES.index(found["stage"]), found.get("error", 0.0)))
 
 
 STAGES = ("build", "built", "pruned", "runs", "checked")
 
 
-def _attempt(entry: Entry, model: nn.Module, ignored: set[str], with_heads: bool) -> dict[str, Any]:
+def _attempt(entry: Entry, model: nn.Module, ignored: set[str], with_heads: bool, limit: float) -> dict[str, Any]:
     """One try, with the heads of attention named or not: either may be what makes a model go through."""
     found: dict[str, Any] = {"stage": "build", "seconds": {}, "heads": with_heads}
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"did not end within {limit:.0f} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, limit)
     try:
         _prune_and_check(entry, model, ignored, head_counts(model) if with_heads else {}, found)
     except Exception as error:  # noqa: BLE001
         found["failure"] = failure(error)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     return found
 
 

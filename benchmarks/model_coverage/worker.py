@@ -28,7 +28,7 @@ def measure(context: Any, tool: str, key: str, limit: float, answer: Path) -> di
     """The row of one model by one tool; a process that dies or outlives ``limit`` seconds gives a row that says so."""
     answer.unlink(missing_ok=True)
     started = time.perf_counter()
-    process = context.Process(target=_work, args=(tool, key, str(answer)))
+    process = context.Process(target=_work, args=(tool, key, str(answer), limit))
     process.start()
     process.join(limit)
     row: dict[str, Any] = {"key": key, "stage": "build"}
@@ -43,7 +43,7 @@ def measure(context: Any, tool: str, key: str, limit: float, answer: Path) -> di
     return row | {"tool": tool, "wall": round(time.perf_counter() - started, 2)}
 
 
-def _work(tool: str, key: str, answer: str) -> None:
+def _work(tool: str, key: str, answer: str, limit: float) -> None:
     import torch
 
     from model_coverage import registry
@@ -57,10 +57,13 @@ def _work(tool: str, key: str, answer: str) -> None:
     torch.set_num_threads(1)
     entry = registry.find(key)
     if tool == "coppice":
-        from model_coverage.measure import measure as run
+        from model_coverage.measure import measure as ours
+
+        row = ours(entry)
     else:
-        from model_coverage.torch_pruning_side import measure as run
-    row = run(entry)
+        from model_coverage.torch_pruning_side import measure as theirs
+
+        row = theirs(entry, limit - 20)
     part = Path(answer + ".part")
     part.write_text(json.dumps(row), encoding="utf-8")
     part.replace(answer)

@@ -109,11 +109,13 @@ def _families(analysis: Analysis, solution: Solution, leaves: Ids, roles: Roles,
     first = np.full(solution.size, last)  # where a leaf is first seen, as (axis, position) in one number
     made = np.zeros(solution.size, bool)
     width = 1 + max((len(ids) for _, _, ids in places), default=0)
-    for order, (_, _, ids) in enumerate(places):
+    parameters = analysis.graph.parameters()  # what only buffers make is no unit: nothing about it was learned
+    for order, (name, _, ids) in enumerate(places):
         for column in leaves[solution.class_of[ids]].T:
             live = np.flatnonzero(column >= 0)
             np.minimum.at(first, column[live], order * width + live)
-            made[column[live[analysis.masked[ids[live]]]]] = True
+            if name in parameters:
+                made[column[live[analysis.masked[ids[live]]]]] = True
     units = np.flatnonzero(made & (first < last))
     units = units[np.argsort(first[units], kind="stable")]
     signature = signatures(solution, leaves, _distinct_axes(analysis))[units]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zoo import (
+    traps_buffers,
     traps_cat,
     traps_io,
     traps_mix,
@@ -25,4 +26,5 @@ TRAPS: dict[str, Case] = registry(
     traps_shared.CASES,
     traps_io.CASES,
     traps_write.CASES,
+    traps_buffers.CASES,
 )

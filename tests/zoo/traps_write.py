@@ -136,6 +136,10 @@ def own_order(x: Tensor) -> Tensor:
     return flat.gather(2, flat.argsort(-1)).view_as(x)
 
 
+def places_of_zeros(x: Tensor) -> Tensor:
+    return x + x.max(2, keepdim=True).indices * 0.1 + x.abs().min(2, keepdim=True).indices
+
+
 PICKS: dict[str, Op] = {
     "max_places": lambda x: x.flatten(2).max(-1).values[:, :, None, None].expand_as(x),
     "topk_places": lambda x: x.flatten(2).topk(16, -1).values.view(x.shape[0], x.shape[1], 4, 4),
@@ -160,7 +164,6 @@ HELD: dict[str, Op] = {
     "put_add": put_add,
     "window_of_channels": lambda x: x.unfold(1, 2, 1).sum(-1)[:, :4],
     "triangle_of_channels": lambda x: x.transpose(1, 2).tril().transpose(1, 2),
-    "max_place_of_zeros": lambda x: x.max(2, keepdim=True).indices * 0.1 + x.abs().min(2, keepdim=True).indices + x,
 }
 JOINED: dict[str, Op2] = {"write_whole": write_part}
 
@@ -177,10 +180,11 @@ CASES: list[Case] = [
     ),
     between("gather_shared_order", FAMILY, "may", gather_places, note="a mean over channels says where to read"),
     between("write_constant", FAMILY, "may", write_constant, resizable=False, note="those beyond the third may leave"),
+    between("places_of_zeros", FAMILY, "may", places_of_zeros, note="the first place wins among equals"),
     between("write_one", FAMILY, "may", write_one, resizable=False),
     *(two(name, FAMILY, "expect", op) for name, op in JOINED.items()),
     trap("grid_sample", FAMILY, "expect", Sampled, ("conv1.*",), frozen=("out.*", "offset.*")),
-    trap("fold", FAMILY, "expect", Folded, ("conv1.*",)),
+    trap("fold", FAMILY, "expect", Folded, ("conv1.*",), resizable=False),
     trap("experts", FAMILY, "expect", Experts, ("up",), axes={"up": 2}, frozen=("down", "router.*")),
-    trap("rotary_pairs", FAMILY, "expect", Rotary, ("q.*", "k.*"), frozen=()),
+    trap("rotary_pairs", FAMILY, "expect", Rotary, ("q.*", "k.*"), frozen=(), resizable=False),
 ]
