@@ -27,8 +27,8 @@ class CountedLayerNorm(nn.LayerNorm):
         return y.movedim(-1, self.axis)
 
 
-class CountedLayerNorm2d(CountedLayerNorm):
-    """`CountedLayerNorm` over axis 1 of a map [batch, channels, height, width]."""
+class CountedChannelNorm(CountedLayerNorm):
+    """`CountedLayerNorm` over axis 1: of a map [batch, channels, height, width], or of [batch, channels, length]."""
 
     axis = 1
 
@@ -65,7 +65,7 @@ def keep_count(norm: nn.Module, present: int, full: int) -> None:
     the root, and the same epsilon. Whoever calls this compares the result with the graph.
     """
     if isinstance(norm, nn.LayerNorm):
-        norm.__class__ = CountedLayerNorm2d if _channels_first(norm, present) else CountedLayerNorm
+        norm.__class__ = CountedChannelNorm if _channels_first(norm, present) else CountedLayerNorm
         norm.count = full  # type: ignore[assignment]
         return
     if isinstance(norm, nn.GroupNorm) and norm.num_groups == 1:
@@ -78,13 +78,15 @@ def keep_count(norm: nn.Module, present: int, full: int) -> None:
 
 
 def _channels_first(norm: nn.LayerNorm, present: int) -> bool:
-    """Whether a subclass of layer norm takes its positions along axis 1 of a map: whether it runs on such a map."""
+    """Whether a subclass of layer norm takes its positions along axis 1: whether it runs on values of that form."""
     if type(norm) is nn.LayerNorm:
         return False
     parameter = next(norm.parameters(), torch.zeros(()))
-    try:
-        with torch.no_grad():
-            norm(torch.zeros(1, present, 1, present + 1, dtype=parameter.dtype, device=parameter.device))
-    except RuntimeError:
-        return False
-    return True
+    for shape in ((1, present, 1, present + 1), (1, present, present + 1)):
+        try:
+            with torch.no_grad():
+                norm(torch.zeros(shape, dtype=parameter.dtype, device=parameter.device))
+        except RuntimeError:
+            continue
+        return True
+    return False

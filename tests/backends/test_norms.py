@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import coppice
-from coppice.backends.module.norms import CountedGroupNorm, CountedLayerNorm, CountedLayerNorm2d
+from coppice.backends.module.norms import CountedChannelNorm, CountedGroupNorm, CountedLayerNorm
 
 
 class ChannelsFirst(nn.LayerNorm):
@@ -44,7 +44,7 @@ class TorchRoot(nn.RMSNorm):
 
 
 NORMS: dict[str, tuple[nn.Module, type[nn.Module]]] = {
-    "layer norm, channels first": (ChannelsFirst(8), CountedLayerNorm2d),
+    "layer norm, channels first": (ChannelsFirst(8), CountedChannelNorm),
     "root mean square by hand": (Root(8), Root),
     "nn.RMSNorm": (TorchRoot(8), TorchRoot),
     "group norm of one group": (nn.GroupNorm(1, 8), CountedGroupNorm),
