@@ -91,7 +91,7 @@ class KeyBias(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         bias = torch.cat([self.q_bias, self.zeros, self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, torch.unflatten(bias), -1, (3, -1, 4)).permute(2, 0, 3, 1, 4)
+        qkv = torch.unflatten(F.linear(x, self.qkv.weight, bias), -1, (3, -1, 4)).permute(2, 0, 3, 1, 4)
         return self.out(F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2]).transpose(1, 2).flatten(2))
 
 
