@@ -164,14 +164,14 @@ def _caches(model: nn.Module) -> bool:
 
 @contextmanager
 def tracing_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients, and without the key-value cache that a graph cannot return; undone on leaving."""
+    """Eval mode without gradients, without the key-value cache that a graph cannot return; undone, as are buffers."""
     training = [(module, module.training) for module in model.modules()]
     cached = _caches(model)
     model.eval()
     try:
         if cached:
             model.config.use_cache = False  # type: ignore[union-attr]
-        with torch.no_grad():
+        with torch.no_grad(), _restored(model):
             yield
     finally:
         if cached:
@@ -201,7 +201,7 @@ def _first_line(error: Exception | None) -> str:
 def _trace_error(model: nn.Module, error: Exception, args: Any, kwargs: Any) -> Exception:
     """Say where in the user's code tracing stopped; inputs that do not even run eagerly are a `UsageError`."""
     try:
-        with tracing_mode(model), _restored(model):
+        with tracing_mode(model):
             result = model(*args, **kwargs)
     except Exception as eager:  # noqa: BLE001
         shapes = [tuple(x.shape) for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
@@ -233,14 +233,21 @@ PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.d
 
 @contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """Undo what forward writes to buffers."""
-    saved = [(buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_meta]
+    """Undo what forward writes to buffers, in place or by assignment."""
+    saved = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, before in saved:
-                buffer.copy_(before)
+            for module, name, buffer, before in saved:
+                module._buffers[name] = buffer
+                if not buffer.is_meta and not torch.equal(buffer, before):
+                    buffer.copy_(before)
 
 
 def _user_line(error: BaseException) -> str:
