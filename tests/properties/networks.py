@@ -88,7 +88,8 @@ def some(quick: int) -> settings:
 def networks(draw: DrawFn, most: int = 10, dtype: torch.dtype = torch.float32) -> Example:
     """Networks of up to ``most`` steps with random weights, biases and norm statistics, in eval mode.
 
-    In float64 a subnet is exact to rounding; in float32 what is folded into its weights is rounded to that.
+    In float64 a subnet is exact to rounding; in float32 what forward itself computes in float32, a table of angles say,
+    is rounded to that, however wide its inputs.
     """
     dice = Dice(draw)
     shape = dice.pick(INPUTS)
