@@ -111,7 +111,7 @@ FORGED: dict[str, Any] = {
     "an unknown op": (replaced("aten.relu.default", "aten.reluu.default"), "no op called aten.reluu"),
     "a foreign op": (
         replaced("aten.relu.default", "os.system.default"),
-        "the op os.system.default is not registered here",
+        "no op called os.system",
     ),
     "a missing tensor": (replaced("'0.weight'", "'other'"), "no tensor called 'other'"),
     "text that is none": (graph_json(lambda d: d["graph"].append(" (((")), "not a graph"),
