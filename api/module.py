@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx, nn
@@ -78,12 +78,13 @@ def build(graph: Graph, extraction: Extraction, noise: float | None) -> Built:
     own, why = _tried(graph, extraction, noise, repairs, ())
     if own is not None:
         return Built(own, "user", "not run: meta tensors" if graph.is_meta else "", (), repairs)
-    paths = places(extraction, graph.model)
-    if paths and not graph.is_meta:
-        second, _ = _tried(graph, extraction, noise, repairs, paths)
+    then = ""
+    for averages in (False, True) if not graph.is_meta else ():
+        paths = places(extraction, graph.model, averages)
+        second, then = _tried(graph, extraction, noise, repairs, paths) if paths else (None, "")
         if second is not None:
-            return Built(second, "user", f"{name} {why}", tuple(paths), repairs)
-    return Built(fallback, "graph", f"{name} {why}")
+            return Built(second, "user", f"{name} {why}", paths, repairs)
+    return Built(fallback, "graph", f"{name} {why}" + (f"; with forwards rewritten it {then}" if then else ""))
 
 
 def _tried(
@@ -93,7 +94,8 @@ def _tried(
     assert graph.model is not None
     try:
         own = with_tensors(graph.model, extraction.graph.tensors, extraction.graph.aliases)
-        apply(own, repairs, extraction.graph.tensors)
+        norms = tuple(recount for recount in repairs.norms if recount.modules[-1] not in paths)
+        apply(own, replace(repairs, norms=norms), extraction.graph.tensors)
         if paths:
             with tracing_mode(graph.model):
                 graft(own, graph, extraction, paths, record(graph.model, graph))

@@ -7,6 +7,7 @@ graph that was traced in it, called with the same arguments. It computes what th
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -14,11 +15,12 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from coppice.core.errors import UnsupportedError
-from coppice.core.extraction import Extraction
-from coppice.core.graph import Graph, Value, is_tensor
+from coppice.core.extraction import Extraction, low_name
+from coppice.core.graph import FLOATING, Graph, Value, is_tensor
+from coppice.core.tensors import named_tensors
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Grafted:
         self.takes, self.names = takes, names
         self.leaves, self.spec = leaves, spec
         self.given = _kinds(given)
+        self.widened: fx.GraphModule | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given = tree_leaves((args, kwargs))
@@ -59,8 +62,27 @@ class Grafted:
                 remedy="call the model as in the example (use_cache=False, say), or extract a config that keeps the "
                 "module's own forward",
             )
-        results = self.code(*(given[k] for k in self.takes), *(attrgetter(name)(self.module) for name in self.names))
+        wide = any(isinstance(x, torch.Tensor) and x.dtype is torch.float64 for x in given)
+        code = self._wide() if wide else self.code
+        results = code(*(given[k] for k in self.takes), *(attrgetter(name)(self.module) for name in self.names))
         return tree_unflatten([results[x.number] if isinstance(x, Result) else x for x in self.leaves], self.spec)
+
+    def _wide(self) -> fx.GraphModule:
+        """The code for a module in double precision: it casts to float64 where it casts to a floating type."""
+        if self.widened is None:
+            self.widened = copy.deepcopy(self.code).double()
+            for node in self.widened.graph.nodes:
+                node.args, node.kwargs = tree_map(_double, (tuple(node.args), dict(node.kwargs)), is_leaf=_is_leaf)
+            self.widened.recompile()
+        return self.widened
+
+
+def _double(x: Any) -> Any:
+    return torch.float64 if isinstance(x, torch.dtype) and x in FLOATING else x
+
+
+def _is_leaf(x: Any) -> bool:
+    return isinstance(x, (fx.Node, torch.dtype))
 
 
 def _kinds(given: Sequence[Any]) -> list[Any]:
@@ -94,32 +116,32 @@ def record(model: nn.Module, graph: Graph) -> Seen:
     return seen
 
 
-def places(extraction: Extraction, model: nn.Module) -> list[str]:
-    """The modules of the user's whose own calls changed their arguments with the cut; none inside another."""
+def places(extraction: Extraction, model: nn.Module, averages: bool) -> tuple[str, ...]:
+    """The modules of the user's whose own calls changed their arguments with the cut; none inside another.
+
+    With ``averages``, those too that average over units.
+    """
     known = dict(model.named_modules())
-    changed = {
-        sizes.modules[-1]
-        for sizes in extraction.sizes
-        if sizes.modules and sizes.changed and not type(known.get(sizes.modules[-1])).__module__.startswith("torch.nn.")
-    }
-    changed.discard("")
-    return sorted(path for path in changed if not any(path.startswith(f"{other}.") for other in changed))
+    changed = {sizes.modules[-1] for sizes in extraction.sizes if sizes.modules and sizes.changed}
+    if averages:
+        changed |= {recount.modules[-1] for recount in extraction.recounts if recount.modules}
+    own = {path for path in changed if path and not type(known.get(path)).__module__.startswith("torch.nn.")}
+    return tuple(sorted(path for path in own if not any(path.startswith(f"{other}.") for other in own)))
 
 
-def graft(own: nn.Module, graph: Graph, extraction: Extraction, paths: Iterable[str], seen: Seen) -> list[str]:
-    """Replace the forward of the modules at ``paths`` of ``own``; returns the paths where that could be done."""
+def graft(own: nn.Module, graph: Graph, extraction: Extraction, paths: Iterable[str], seen: Seen) -> None:
+    """Replace the forward of the modules at ``paths`` of ``own``; raises `ValueError` where that cannot be done."""
     assert graph.inputs is not None
     args, kwargs = graph.inputs
     with torch.no_grad():
         values = graph.values(*args, **kwargs)
-    done = []
     for path in paths:
         call = seen.calls.get(path)
         made = None if call is None else _forward(own.get_submodule(path), path, graph, extraction, values, *call)
-        if made is not None:
-            vars(own.get_submodule(path))["forward"] = made
-            done.append(path)
-    return done
+        if made is None:
+            twice = " is called twice" if call is None else " uses more than its arguments and tensors"
+            raise ValueError(f"{path}{twice}")
+        vars(own.get_submodule(path))["forward"] = made
 
 
 def _forward(
@@ -167,6 +189,10 @@ class _Builder:
         self.takes: list[int] = []
         self.names: list[str] = []
         self.body = fx.Graph()
+        self.outside = {node: None for one in inside for node in one.all_input_nodes if node not in inside}
+        model = graph.model
+        assert model is not None
+        self.known = {*named_tensors(model), *(low_name(bias) for bias in extraction.folded)}
         self.sources = {self.small(node): node for node in graph.fx.nodes if node.op != "output"}
 
     def small(self, node: fx.Node) -> fx.Node:
@@ -191,10 +217,21 @@ class _Builder:
             env[node] = holders[k]
         for node, (k, axis) in sizes.items():
             env[node] = self.body.call_function(torch.ops.aten.sym_size.int, (holders[k], axis))
+        root = nn.Module()
         for node in calls:
-            env[node] = self.body.node_copy(node, lambda n: env[n])
+            env[node] = new = self.body.node_copy(node, lambda n: env[n])
+            if node.op == "get_attr":
+                constant = self._constant(node)
+                assert constant is not None
+                new.target = f"constant_{len(root._buffers)}"
+                root.register_buffer(new.target, constant.detach().clone())
         self.body.output(tuple(env[self.small(node)] for node in outputs))
-        return fx.GraphModule(nn.Module(), self.body)
+        return fx.GraphModule(root, self.body)
+
+    def _constant(self, node: fx.Node) -> torch.Tensor | None:
+        """The tensor of a node that the model holds under no name: a literal of its forward."""
+        name = str(node.target)
+        return None if name in self.known else self.extraction.graph.tensors[name]
 
     def _closure(self, outputs: Sequence[fx.Node]) -> Any:
         arguments: dict[fx.Node, int] = {}
@@ -208,10 +245,15 @@ class _Builder:
                 continue
             done.add(node)
             origin = self.sources.get(node)
+            if node.op == "get_attr" and self._constant(node) is not None:
+                calls.add(node)
+                continue
             if node.op == "get_attr" and str(node.target).startswith(f"{self.path}."):
                 tensors[node] = None
                 continue
-            if origin is None or origin in self.inside:
+            if origin is None and node.op == "get_attr":
+                return None
+            if origin is None or (origin in self.inside and node.op != "get_attr"):
                 calls.add(node)
                 stack += node.all_input_nodes
                 continue
@@ -238,7 +280,7 @@ class _Builder:
         value, axis = operand.meta["value"], node.args[1]
         assert isinstance(value, Value) and isinstance(axis, int)
         symbol = value.symbols[axis]
-        for other in self.graph.fx.nodes:
+        for other in self.outside:
             if symbol is not None and is_tensor(other) and symbol in other.meta["value"].symbols:
                 at = next((k for k, x in enumerate(self.given) if _equal(self.values[other], x)), None)
                 if at is not None:
