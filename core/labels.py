@@ -170,7 +170,12 @@ def boundaries(sizes: Sequence[int]) -> set[int]:
 
 
 def refinement(*shapes: Sequence[int]) -> list[int] | None:
-    """The coarsest shape that refines all ``shapes`` (equal products), or None where they cut across each other."""
+    """The coarsest shape that refines all ``shapes`` (equal products), or None where they cut across each other.
+
+    None too for empty axes, which have no factors.
+    """
+    if any(0 in shape for shape in shapes):
+        return None
     cuts = sorted(set().union(*(boundaries(shape) for shape in shapes)), reverse=True)
     pairs = list(zip(cuts, cuts[1:], strict=False))
     if any(outer % inner for outer, inner in pairs):

@@ -486,3 +486,24 @@ def test_sizes_that_depend_on_data_are_kept() -> None:
     chosen = Net(lambda s, x: s.b(s.hidden(x)[x[:, 0] > -9]))
     subnet = cut(chosen, widths={"a": 6})
     assert subnet.module(torch.cat([V, V])).shape == (4, 2)
+
+
+def test_an_empty_part_is_written_and_read() -> None:
+    """Windows of video transformers write slices of which some have no position."""
+
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.first(x).relu()
+            mask = torch.zeros(5, 6)
+            for part in (slice(0, 0), slice(0, 3), slice(3, 5)):
+                mask[part] = 1.0
+            y: Tensor = self.last(torch.cat([h[:, :0], h * mask], 1))
+            return y
+
+    space = coppice.build_space(coppice.trace(Windows(), torch.randn(2, 5, 4)))
+    for seed in range(3):
+        assert coppice.extract(space, space.random(seed)).receipt["equivalence"]["error"] < 1e-12

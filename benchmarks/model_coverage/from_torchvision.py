@@ -19,7 +19,7 @@ CLASSIFICATION = {
 }  # fmt: skip
 SEGMENTATION = ("fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large")
 VIDEO: dict[str, tuple[int, int]] = {
-    "r3d_18": (8, 32), "r2plus1d_18": (8, 32), "s3d": (13, 209), "mvit_v1_b": (8, 64),
+    "r3d_18": (8, 32), "r2plus1d_18": (8, 32), "s3d": (13, 209), "mvit_v1_b": (16, 224),
     "swin3d_t": (8, 32),
 }  # fmt: skip
 DETECTION = {
@@ -49,8 +49,6 @@ def _build(name: str) -> nn.Module:
     if name in DETECTION:
         return Dense(models.detection.__dict__[name](weights_backbone=None, num_classes=21, **options))
     if name in VIDEO:
-        if name == "mvit_v1_b":
-            options |= {"temporal_size": VIDEO[name][0], "spatial_size": (VIDEO[name][1],) * 2}
         return models.video.__dict__[name](num_classes=40, **options)
     if name == "raft_small":
         return models.optical_flow.raft_small(**options)

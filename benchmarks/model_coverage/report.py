@@ -130,12 +130,12 @@ def _domains(rows: list[Row]) -> Iterable[tuple[str, ...]]:
 
 SIDES = """## Side by side with Torch-Pruning {version}
 
-The same models, inputs and processes, in the same run, with {limit:.0f} s a model. Torch-Pruning prunes half of every
-group by magnitude, the layers that make the output left out, with head counts handed to it and sizes repaired after it,
-and without where that goes further; outputs are flattened for it. *Sound* for it: in fp64, to 1e-6, the pruned model
-equals the original with the pruned output slices of all layers in its groups set to zero. *Up to norms* also accepts
-that a layer norm then averages over fewer values, which no masked model does: what is left are groups that are wired
-wrongly.
+The same models, inputs and processes, in the same run, with {limit:.0f} s a model{part}.
+Torch-Pruning prunes half of every group by magnitude, the layers that make the output left out, with head counts handed
+to it and sizes repaired after it, and without where that goes further; outputs are flattened for it. *Sound* for it: in
+fp64, to 1e-6, the pruned model equals the original with the pruned output slices of all layers in its groups set to
+zero. *Up to norms* also accepts that a layer norm then averages over fewer values, which no masked model does: what is
+left are groups that are wired wrongly.
 
 """
 
@@ -167,7 +167,8 @@ def _side_by_side(own: list[Row], peers: dict[str, Row], version: str, limit: fl
             f"{_p90(built or [0.0]):.2f}",
         ),
     ]  # fmt: skip
-    return SIDES.format(version=version, limit=limit) + _table(head, lines) + (
+    part = "" if len(both) == len(own) else f"; the run was stopped after the first {len(both)} of {len(own)} models"
+    return SIDES.format(version=version, limit=limit, part=part) + _table(head, lines) + (
         "\nShares are of all models. coppice's seconds are `torch.export` and its analysis together, Torch-Pruning's "
         "its dependency graph, for which it runs the model once.\n"
     )  # fmt: skip

@@ -90,7 +90,7 @@ def _call(flow: Flow, node: fx.Node) -> None:
             flow.labels[node] = labels(flow, call)
         except CoppiceError:
             raise
-        except (LookupError, ValueError, TypeError, AssertionError, AttributeError) as error:
+        except (LookupError, ValueError, TypeError, AssertionError, AttributeError, ArithmeticError) as error:
             _unknown(flow, call, f"reaches `{call.node.name}` in a form its row does not cover ({error})")
     if op is None or not op.transport:
         fresh = {id(ids) for ids in flow.consumed[already:]}
