@@ -70,7 +70,9 @@ def _slice(flow: Flow, call: Call) -> Label:
 def _every(flow: Flow, axis: Axis, start: int, end: int, step: int, count: int) -> Axis:
     """Every ``step``-th position: a column of a grid whose rows may leave, as the pairs of rotary positions do."""
     size = axis_size(axis)
-    if not labelled(axis) or size % step or start >= step or count * step != size:
+    if not labelled(axis):
+        return free(count, next((f.origin for f in axis if f.origin), None))
+    if size % step or start >= step or count * step != size:
         return flow.held(axis, count, "is sliced with a step, so its positions cannot move")
     rows, columns = regroup(flow, [axis], [count, step])
     flow.freeze_axis(columns, "is a place among those that a slice takes one of")
