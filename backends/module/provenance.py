@@ -102,15 +102,16 @@ def _combined(a: Tracked, b: Any, plain: Callable[[int, Any], Any], op: Callable
 
 @dataclass
 class Use:
-    """The whole numbers in the arguments of one torch function, called in the forward of module ``owner``."""
+    """The whole numbers in the arguments of one call of a torch function."""
 
-    owner: str
     numbers: tuple[int, ...]
 
 
 @dataclass
 class Provenance:
-    """The uses of a run in order, by module, and the attributes that also went into a floating point number."""
+    """The uses of a run in order, by the module in whose forward they are made; ``scales`` are the attributes that also
+    went into a floating point number.
+    """
 
     uses: dict[str, list[Use]] = field(default_factory=dict)
     values: dict[Place, int] = field(default_factory=dict)
@@ -125,16 +126,15 @@ def observe(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
     for owner, name, value in attributes(twin):
         _plant(owner, name, value, found)
     stack: list[str] = [""]
-    hooks = []
     for path, module in twin.named_modules():
-        hooks.append(module.register_forward_pre_hook(lambda _m, _a, path=path: stack.append(path), prepend=True))
-        hooks.append(module.register_forward_hook(lambda *_: _pop(stack), always_call=True))
+        module.register_forward_pre_hook(lambda _m, _a, path=path: stack.append(path), prepend=True)
+        module.register_forward_hook(lambda *_: _leave(stack), always_call=True)
     with torch.no_grad(), _Watch(found, stack):
         twin.eval()(*args, **kwargs)
     return found
 
 
-def _pop(stack: list[str]) -> None:
+def _leave(stack: list[str]) -> None:
     stack.pop()
 
 
@@ -147,7 +147,7 @@ class _Watch(TorchFunctionMode):
         numbers = tuple(_numbers((args, kwargs or {})))
         if any(isinstance(n, Tracked) for n in numbers):
             owner = self._stack[-1]
-            self._found.uses.setdefault(owner, []).append(Use(owner, numbers))
+            self._found.uses.setdefault(owner, []).append(Use(numbers))
         return func(*args, **(kwargs or {}))
 
 

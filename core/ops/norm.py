@@ -211,9 +211,10 @@ def _group_norm(flow: Flow, call: Call) -> Label:
     channel = x.axes[1]
     vectors = {n: flow.of(call[n]).axes[0] for n in ("weight", "bias") if call.get(n) is not None}
     axes = [forget(axis) for axis in x.axes]
+    for axis in x.axes[2:]:
+        flow.freeze_axis(axis, AVERAGED.format(node=call.node.name), REMEDY)
     if groups == 1:
-        for axis in x.axes[1:]:
-            average(flow, call, axis)
+        average(flow, call, channel)
         axes[1] = affine(flow, channel, vectors, centred=True)
     else:
         outer, inner = regroup(flow, [channel], [groups, axis_size(channel) // groups])

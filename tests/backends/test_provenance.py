@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import coppice
-from coppice.backends.module.provenance import Provenance, Tracked, Width, observe, solve, width
+from coppice.backends.module.provenance import Tracked, Width, observe, solve, width
 from coppice.core.extraction import Sizes
 
 X = torch.randn(2, 6, 8)
@@ -110,15 +110,6 @@ def test_arithmetic_keeps_track() -> None:
 
 def sizes(old: tuple[int | None, ...], new: tuple[int | None, ...]) -> Sizes:
     return Sizes(("",), "size", old, new, old != new)
-
-
-def seen(*numbers: Any) -> Provenance:
-    found = Provenance()
-    for value in numbers:
-        if isinstance(value, Tracked):
-            for place in value.places:
-                found.values.setdefault(place, 0)
-    return found
 
 
 class Views(nn.Module):
