@@ -13,6 +13,7 @@ from coppice.backends.module.graft import graft, places, record
 from coppice.backends.module.graph_model import graph_model
 from coppice.backends.module.provenance import Provenance, observe
 from coppice.backends.module.user_class import Repairs, apply, plan, with_tensors
+from coppice.core.errors import first_line
 from coppice.core.extraction import Extraction
 from coppice.core.graph import Graph
 from coppice.frontends.torch import tracing_mode
@@ -101,8 +102,7 @@ def _tried(
                 graft(own, graph, extraction, paths, record(graph.model, graph))
         gap = _gap(extraction.graph, extraction.graph.tensors, own)
     except Exception as error:  # noqa: BLE001 (whatever the user's forward raises at sizes it does not expect)
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return None, f"does not run at the new sizes: {first[:200]}"
+        return None, f"does not run at the new sizes: {first_line(error)[:200]}"
     return (own, "") if gap <= max(TOLERANCE, 10 * noise) else (None, f"runs at the new sizes but differs by {gap:.2g}")
 
 

@@ -27,6 +27,7 @@ from coppice.core.graph import Graph, describe
 from coppice.core.higher import HigherOrder
 from coppice.core.space import Space
 from coppice.core.specs import spec_from_json, spec_to_json
+from coppice.core.tensors import named_tensors
 from coppice.core.text import from_text, to_text
 
 FORMAT = 1
@@ -300,9 +301,8 @@ def _as_class(
             place=str(path),
             remedy="load it without model",
         )
-    known = {name for name, _ in (*model.named_parameters(remove_duplicate=False), *model.named_buffers())}
     lows = {low_name(bias) for bias in repairs.lows}
-    missing = sorted(set(graph.tensors) - known - lows)
+    missing = sorted(set(graph.tensors) - set(named_tensors(model)) - lows)
     if missing:
         raise UsageError(
             f"{type(model).__name__} has no {missing[0]}",

@@ -62,3 +62,8 @@ class VerifyError(CoppiceError):
 
 class StaleFactError(CoppiceError):
     """An analysis result was used after the graph it was computed from had changed."""
+
+
+def first_line(error: BaseException) -> str:
+    """What ``error`` says first, or its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -20,6 +20,7 @@ from coppice.backends.module.graph_model import place
 from coppice.backends.module.norms import keep_count
 from coppice.backends.module.provenance import Attribute, Provenance, assign, changes, solve
 from coppice.core.extraction import Extraction, Recount, Sizes, low_name
+from coppice.core.tensors import named_tensors
 
 
 def with_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], aliases: dict[str, str]) -> nn.Module:
@@ -30,10 +31,7 @@ def with_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], aliases: di
         n: nn.Parameter(t, tensors[n].requires_grad) if isinstance(tensors[n], nn.Parameter) else t
         for n, t in own.items()
     }
-    known = {
-        *dict(result.named_parameters(remove_duplicate=False)),
-        *dict(result.named_buffers(remove_duplicate=False)),
-    }
+    known = named_tensors(result)
     for name, tensor in ready.items():
         if name in known:
             place(result, name, tensor)

@@ -18,7 +18,7 @@ import torch.utils._pytree as pytree
 from torch import nn
 
 from coppice.backends.module.graph_model import graph_model
-from coppice.core.errors import EquivalenceError, UnsupportedError
+from coppice.core.errors import EquivalenceError, UnsupportedError, first_line
 from coppice.core.files import write_atomic
 from coppice.core.graph import Graph, Value
 
@@ -50,7 +50,7 @@ def export(graph: Graph, tensors: dict[str, torch.Tensor], path: Path, receipt: 
             )  # fmt: skip
     except Exception as error:
         raise UnsupportedError(
-            f"torch's ONNX exporter refuses the model: {_first_line(error)}",
+            f"torch's ONNX exporter refuses the model: {first_line(error)[:300]}",
             place=str(path),
             remedy="replace the op it names by one with an ONNX form",
         ) from error
@@ -64,7 +64,7 @@ def export(graph: Graph, tensors: dict[str, torch.Tensor], path: Path, receipt: 
             onnx.checker.check_model(str(temporary))
         except onnx.checker.ValidationError as error:
             raise UnsupportedError(
-                f"the ONNX checker refuses the exported model: {_first_line(error)}",
+                f"the ONNX checker refuses the exported model: {first_line(error)[:300]}",
                 place=str(path),
                 remedy="this is a fault of the exporter: please report the model; Subnet.save works without ONNX",
             ) from error
@@ -80,10 +80,6 @@ def export(graph: Graph, tensors: dict[str, torch.Tensor], path: Path, receipt: 
     if check and importlib.util.find_spec("onnxruntime") is not None:
         receipt["onnx"]["checked"] = _compare(graph, module, path)
     return path
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _wide(graph: Graph) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -11,7 +11,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import fx, nn
 
-from coppice.core.errors import CoppiceError, EquivalenceError, UnsupportedError
+from coppice.core.errors import CoppiceError, EquivalenceError, UnsupportedError, first_line
 from coppice.core.graph import FLOATING, Graph, Value
 from coppice.core.higher import HigherOrder, map_literals
 
@@ -74,9 +74,8 @@ def _expected(full: Graph, seed: int, args: Any, kwargs: Any) -> Any:
         with seeded(seed):
             return full.run(*args, **kwargs)
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UnsupportedError(
-            f"the full model does not run in fp64, where subnets are checked: {first[:300]}",
+            f"the full model does not run in fp64, where subnets are checked: {first_line(error)[:300]}",
             place=full.name,
             remedy="let custom ops take float64 and return the dtype they are given, or extract with validate=False",
         ) from error
@@ -108,9 +107,8 @@ def check_trace(graph: Graph, model: nn.Module, seed: int = 0) -> None:
 
 
 def _does_not_run(subnet: Graph, error: Exception) -> EquivalenceError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return EquivalenceError(
-        f"the subnet does not run: {first[:300]}",
+        f"the subnet does not run: {first_line(error)[:300]}",
         error=float("inf"),
         place=subnet.name,
         remedy=REPORT,

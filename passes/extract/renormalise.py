@@ -7,11 +7,8 @@ from weakref import WeakValueDictionary
 
 from torch import fx
 
-from coppice.core.calls import Call
 from coppice.core.config import Config
 from coppice.core.graph import Graph
-from coppice.core.labels import axis_size
-from coppice.core.ops import lookup
 from coppice.core.space import Space
 from coppice.passes.extract.slice import SpaceCut
 
@@ -30,12 +27,10 @@ def reference_graph(space: Space, config: Config) -> Graph:
     for node in graph.fx.nodes:
         env[node] = new = body.node_copy(node, lambda n: env[n])
         new.meta = dict(node.meta)
-        op = lookup(node.target) if node.op == "call_function" else None
-        if op is not None and op.average is not None:
-            axes = op.average.axes(Call(node), view.of)
-            present, full = [view.count(axis) for axis in axes], [axis_size(axis) for axis in axes]
-            if present != full:
-                env[node] = op.average.drop_zeros(body, new, present, full)
+        found = view.averaged(node) if node.op == "call_function" else None
+        if found is not None:
+            average, present, full = found
+            env[node] = average.drop_zeros(body, new, present, full)
     result = replace(graph, fx=body, model=None, spaces=WeakValueDictionary(), version=0)
     result.verify()
     return result

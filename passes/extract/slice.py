@@ -17,7 +17,7 @@ from coppice.core.config import Config
 from coppice.core.extraction import Extraction, Recount, Sizes, low_name, sliced
 from coppice.core.graph import Value
 from coppice.core.labels import Axis, Label, axis_size, labelled
-from coppice.core.ops import lookup
+from coppice.core.ops import Average, lookup
 from coppice.core.ops.insert import insert
 from coppice.core.solve import Bools
 from coppice.core.space import Space
@@ -44,6 +44,15 @@ class SpaceCut:
         if known is None:
             known = self._keep[id(axis)] = (axis, self._space.axis_keep(axis, self._gone))
         return known[1]
+
+    def averaged(self, node: fx.Node) -> tuple[Average, list[int], list[int]] | None:
+        """How a call averages, over how many positions of each axis that stay, and that were; None where none left."""
+        op = lookup(node.target)
+        if op is None or op.average is None:
+            return None
+        axes = op.average.axes(Call(node), self.of)
+        present, full = [self.count(axis) for axis in axes], [axis_size(axis) for axis in axes]
+        return None if present == full else (op.average, present, full)
 
     def constants(self, axis: Axis) -> npt.NDArray[np.float64]:
         """What the removed positions of ``axis`` hold, and zero where a position stays."""
@@ -178,20 +187,16 @@ def _before_and_after(call: Call, name: str, value: Any) -> tuple[tuple[int | No
 
 def _recounted(node: fx.Node, new: fx.Node, view: SpaceCut, residual: str) -> tuple[fx.Node, list[Recount]]:
     """The node that stands for ``node`` once averages over units keep their count, if they are to."""
-    op = lookup(node.target)
-    if op is None or op.average is None:
+    found = view.averaged(node)
+    if found is None:
         return new, []
-    call = Call(node)
-    axes = op.average.axes(call, view.of)
-    present, full = [view.count(axis) for axis in axes], [axis_size(axis) for axis in axes]
-    if present == full:
-        return new, []
+    average, present, full = found
     if residual == "renormalise":
-        if op.average.sizes is not None:
-            new.args, new.kwargs = Call(new).with_arguments({op.average.sizes: present})
+        if average.sizes is not None:
+            new.args, new.kwargs = Call(new).with_arguments({average.sizes: present})
         return new, []
     modules = tuple(node.meta.get("modules", ()))
-    return op.average.keep_count(new.graph, new, present, full), [Recount(modules, math.prod(present), math.prod(full))]
+    return average.keep_count(new.graph, new, present, full), [Recount(modules, math.prod(present), math.prod(full))]
 
 
 def _low(bias: torch.Tensor, offset: torch.Tensor, masks: tuple[Bools | None, ...]) -> torch.Tensor | None:
