@@ -131,8 +131,9 @@ class Names:
         self.taken: dict[str, int] = {}
         self.sums: dict[str, int] = {}
 
-    def segment(self, edge: Edge, calls: Sequence[fx.Node]) -> str:
-        return self._unique(self.taken, self._around(edge, calls))
+    def segment(self, edge: Edge, calls: Sequence[fx.Node], partial: bool) -> str:
+        """``partial``: the operand is itself a sum of segments, which have the better right to their modules' names."""
+        return self._unique(self.taken, self._called(edge, calls, partial))
 
     def choice(self, top: fx.Node) -> str:
         """The innermost module in which the branches are summed up."""
@@ -144,14 +145,18 @@ class Names:
         taken[name] = taken.get(name, 0) + 1
         return name if taken[name] == 1 else f"{name}#{taken[name]}"
 
-    def _around(self, edge: Edge, calls: Sequence[fx.Node]) -> str:
+    def _called(self, edge: Edge, calls: Sequence[fx.Node], partial: bool) -> str:
+        """The largest module inside if it reads half of the tensors, else the smallest one around."""
         held: dict[str, int] = {}
+        reads: dict[str, int] = {"": 0}
         for node in calls:
-            for module in node.meta.get("modules", ()):
+            reader = any(operand.op == "get_attr" for operand in node.all_input_nodes)
+            for module in dict.fromkeys(("", *node.meta.get("modules", ()))):
                 held[module] = held.get(module, 0) + 1
-        whole = [module for module, count in held.items() if module and MOST * self.calls[module] <= count]
-        biggest = max(whole, key=lambda module: (held[module], -len(module)), default="")
-        if biggest and 2 * held[biggest] > len(calls):
-            return biggest
-        around = [module for module, count in held.items() if module and count == len(calls)]
-        return max(around, key=len, default="") or biggest or edge[0].name
+                reads[module] = reads.get(module, 0) + reader
+        inside = [m for m, n in held.items() if m and MOST * self.calls[m] <= n]
+        around = [m for m, n in held.items() if m and n == len(calls)]
+        largest = max(inside, key=lambda module: (held[module], -len(module)), default="")
+        closest = max(around, key=len, default="")
+        half = bool(largest) and 2 * reads[largest] >= reads[""]
+        return (largest if half and not partial else closest) or largest or edge[0].name

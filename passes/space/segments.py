@@ -103,7 +103,8 @@ def _only_in(region: Sequence[fx.Node], readers: Mapping[str, list[fx.Node]]) ->
 def _segments(
     found: Mapping[Edge, _Found], regions: Regions, readers: Mapping[str, list[fx.Node]], names: Names
 ) -> tuple[Segment, ...]:
-    called = {edge: names.segment(edge, own.calls) for edge, own in found.items()}
+    sums = {join for _, join in found}
+    called = {edge: names.segment(edge, own.calls, edge[0] in sums) for edge, own in found.items()}
     result = []
     for edge, own in found.items():
         above = regions.above[edge]
@@ -138,7 +139,7 @@ def _from_input(graph: Graph) -> set[fx.Node]:
 
 def _join(node: fx.Node) -> Join | None:
     op = lookup(node.target) if node.op == "call_function" else None
-    return None if op is None else op.join
+    return op.join if op is not None and op.join is not None and op.join.operands(Call(node)) else None
 
 
 def _keepers(node: fx.Node, join: Join, dynamic: set[fx.Node]) -> tuple[fx.Node, ...]:
