@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from coppice.core.errors import UnsupportedError
-from coppice.core.tensors import named_tensors
 
 
 class Erased(nn.Module):
@@ -30,20 +29,36 @@ class Erased(nn.Module):
 
 
 def erase(model: nn.Module, names: Iterable[str]) -> None:
-    """Take the tensors called ``names`` out of ``model``, and the modules that held nothing else."""
+    """Take the parameters called ``names`` out of ``model``, and the layers that had no others.
+
+    Buffers stay where they are: what computes them (the angles of a rotary embedding, say) may still be called.
+    """
     gone = set(names)
-    known = named_tensors(model)
-    for name in sorted(gone & known.keys()):
+    layers: dict[str, str] = {}
+    for name in sorted(gone & dict(model.named_parameters(remove_duplicate=False)).keys()):
         path, _, own = name.rpartition(".")
-        module = model.get_submodule(path)
-        if isinstance(module, Erased):
-            continue
-        held = {key for key, tensor in (*module._parameters.items(), *module._buffers.items()) if tensor is not None}
-        rest = {f"{path}.{key}" for key in held - {"num_batches_tracked"}} - gone
-        if path and not module._modules and not rest:
-            parent, _, child = path.rpartition(".")
-            setattr(model.get_submodule(parent), child, Erased(f"{type(module).__name__} {path}"))
-        elif own in module._parameters:
-            module.register_parameter(own, None)
+        layer = _layer(model, path, gone)
+        if layer is None:
+            model.get_submodule(path).register_parameter(own, None)
         else:
-            module.register_buffer(own, None)
+            layers[layer] = f"{type(model.get_submodule(layer)).__name__} {layer}"
+    for layer, was in layers.items():
+        parent, _, child = layer.rpartition(".")
+        setattr(model.get_submodule(parent), child, Erased(was))
+
+
+def _layer(model: nn.Module, path: str, gone: set[str]) -> str | None:
+    """The outermost of torch's own layers around ``path`` of which nothing is left; a leaf of the user's will do."""
+    found = None
+    while path:
+        module = model.get_submodule(path)
+        if any(f"{path}.{name}" not in gone for name, _ in module.named_parameters()):
+            break
+        own = type(module).__module__.startswith("torch.nn.modules") and not isinstance(module, CONTAINERS)
+        if own or not module._modules:
+            found = path
+        path = path.rpartition(".")[0]
+    return found
+
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

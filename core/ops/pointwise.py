@@ -28,7 +28,7 @@ from coppice.core.labels import (
 from coppice.core.ops import Join, row
 
 PROBES = (-1e30, -117.25, -3.5, -1.0, -0.375, -1e-6, 0.0, 1e-6, 0.4375, 1.0, 2.75, 131.5, 1e30)
-"""What an unknown finite operand is tried with, beside the numbers that the call itself holds (``x == 3``)."""
+"""What an unknown finite operand is tried with, beside the numbers that the call holds (``x == 3``) and meets."""
 
 _OPEN = 1e99  # stands for UNKNOWN where NaN could not be compared
 
@@ -121,7 +121,8 @@ def _evaluate(target: Any, literals: tuple[tuple[str, Any], ...], known: tuple[t
         return POISON
     tensors = [(name, value[1]) for name, value in literals if isinstance(value, tuple) and value[:1] == ("tensor",)]
     open_names = [name for name, _ in tensors if name not in given]
-    own = tuple(float(value) for _, value in literals if isinstance(value, (int, float)) and math.isfinite(value))
+    numbers = [value for _, value in literals if isinstance(value, (int, float))]
+    own = tuple(float(value) for value in (*numbers, *given.values()) if math.isfinite(value))
     choices = [_probes(dtype, own) for name, dtype in tensors if name in open_names]
     trials = list(itertools.islice(itertools.product(*choices), 1 << 15))
     batch = torch.tensor(trials, dtype=torch.float64).reshape(len(trials), len(open_names))
@@ -143,12 +144,12 @@ def _evaluate(target: Any, literals: tuple[tuple[str, Any], ...], known: tuple[t
         result = target(**arguments)
     except (RuntimeError, TypeError, NotImplementedError):
         return UNKNOWN
-    numbers = result.to(torch.float64)
+    results = result.to(torch.float64)
     # x / 0 is as undefined before a cut as after it: where an open operand is zero, only finite results count
-    numbers = numbers[torch.isfinite(numbers) | (batch != 0).all(dim=1)]
-    if not torch.isfinite(numbers).all() or not len(numbers):
+    results = results[torch.isfinite(results) | (batch != 0).all(dim=1)]
+    if not torch.isfinite(results).all() or not len(results):
         return UNKNOWN if open_names else POISON
-    return float(numbers[0]) if bool((numbers == numbers[0]).all()) else UNKNOWN
+    return float(results[0]) if bool((results == results[0]).all()) else UNKNOWN
 
 
 def _probes(dtype: torch.dtype, own: tuple[float, ...]) -> tuple[float, ...]:

@@ -64,7 +64,7 @@ def test_what_is_valid_is_what_a_slow_walk_finds(net: nn.Module) -> None:
                 space.segments.check(names)
 
 
-def _goes_on(space: Space, needed: set[object], gone: set[tuple[object, object]]) -> bool:
+def _goes_on(space: Space, needed: set[fx.Node], gone: set[tuple[fx.Node, fx.Node]]) -> bool:
     """Every needed join has an operand of its own shape left that comes from the input, and the input is read."""
     for node in space.graph.nodes:
         if node in needed and any(join is node for _, join in gone):
@@ -99,7 +99,7 @@ def expected(space: Space, config: Config, x: torch.Tensor) -> torch.Tensor:
             values[node] = tensors[str(node.target)]
         elif node.op == "call_function":
             given = {n: values[n] * 0 if (n, node) in gates else values[n] for n in node.all_input_nodes}
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n, given=given: given[n])
+            args, kwargs = fx.map_arg((node.args, node.kwargs), given.__getitem__)
             values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
     (result,) = space.graph.output().all_input_nodes
     return values[result]
