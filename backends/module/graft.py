@@ -291,6 +291,9 @@ class _Builder:
 
 
 def _equal(a: Any, b: Any) -> bool:
+    """Whether two tensors are one value, computed perhaps by different kernels."""
     if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)) or a.shape != b.shape or a.dtype != b.dtype:
         return False
-    return a is b or torch.equal(a, b) or (a.is_floating_point() and torch.allclose(a, b, rtol=1e-5, atol=1e-7))
+    if a is b or torch.equal(a, b):
+        return True
+    return a.is_floating_point() and bool((a - b).abs().max() <= 1e-5 * b.abs().max())
