@@ -15,6 +15,7 @@ _HOMES = {
     "build_space": "coppice.passes.space.build",
     "prune": "coppice.passes.prune.one_shot",
     "recalibrate": "coppice.api.recalibrate",
+    "carry_over": "coppice.api.carry_over",
     "DHSPG": "coppice.passes.train.dhspg",
     "extract": "coppice.api.extract",
     "load": "coppice.api.subnet",
@@ -46,6 +47,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "build_space",
+    "carry_over",
     "compress",
     "explain",
     "extract",
@@ -56,6 +58,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from coppice.api.carry_over import carry_over
     from coppice.api.compress import compress
     from coppice.api.extract import extract
     from coppice.api.recalibrate import recalibrate
