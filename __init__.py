@@ -15,6 +15,7 @@ _HOMES = {
     "build_space": "coppice.passes.space.build",
     "prune": "coppice.passes.prune.one_shot",
     "recalibrate": "coppice.api.recalibrate",
+    "reform": "coppice.api.reform",
     "carry_over": "coppice.api.carry_over",
     "DHSPG": "coppice.passes.train.dhspg",
     "extract": "coppice.api.extract",
@@ -54,6 +55,7 @@ __all__ = [
     "load",
     "prune",
     "recalibrate",
+    "reform",
     "trace",
 ]
 
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from coppice.api.compress import compress
     from coppice.api.extract import extract
     from coppice.api.recalibrate import recalibrate
+    from coppice.api.reform import reform
     from coppice.api.subnet import Subnet, load
     from coppice.core.config import Config
     from coppice.core.errors import (
