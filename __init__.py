@@ -15,6 +15,8 @@ _HOMES = {
     "build_space": "coppice.passes.space.build",
     "prune": "coppice.passes.prune.one_shot",
     "recalibrate": "coppice.api.recalibrate",
+    "reform": "coppice.api.reform",
+    "carry_over": "coppice.api.carry_over",
     "DHSPG": "coppice.passes.train.dhspg",
     "extract": "coppice.api.extract",
     "load": "coppice.api.subnet",
@@ -46,19 +48,23 @@ __all__ = [
     "UsageError",
     "__version__",
     "build_space",
+    "carry_over",
     "compress",
     "explain",
     "extract",
     "load",
     "prune",
     "recalibrate",
+    "reform",
     "trace",
 ]
 
 if TYPE_CHECKING:
+    from coppice.api.carry_over import carry_over
     from coppice.api.compress import compress
     from coppice.api.extract import extract
     from coppice.api.recalibrate import recalibrate
+    from coppice.api.reform import reform
     from coppice.api.subnet import Subnet, load
     from coppice.core.config import Config
     from coppice.core.errors import (

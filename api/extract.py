@@ -11,6 +11,7 @@ import torch
 import coppice
 from coppice.api.module import MOST_NOISE, build, noise_of
 from coppice.api.subnet import Origin, Subnet
+from coppice.api.weights import Weights, weighted
 from coppice.core.config import Config
 from coppice.core.cost import METRICS
 from coppice.core.errors import EquivalenceError, UsageError
@@ -28,11 +29,15 @@ def extract(
     config: Config,
     *,
     space: Space | None = None,
+    weights: Weights | None = None,
     validate: bool = True,
     tolerance: float = TOLERANCE,
     seed: int = 0,
 ) -> Subnet:
     """The subnet that ``config`` denotes, as a module of its own with the current weights of the model.
+
+    With ``weights`` it has those instead: an average of the model's, say, as a module like it
+    (``torch.optim.swa_utils.AveragedModel``) or a state dict. The model itself is not touched.
 
     ``graph`` may be the `Space` the config came from; given a `Graph`, the config's space is looked up there.
 
@@ -54,6 +59,7 @@ def extract(
     owner = graph if isinstance(graph, Space) else space or graph.spaces.get(config.space) or build_space(graph)
     config = owner.check(config)
     refresh(owner.graph)
+    owner = owner if weights is None else weighted(owner, weights)
     extraction = cut(owner, config)
     masked = owner.masked_tensors(config)
     reference = reference_graph(owner, config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -20,23 +20,35 @@ def recalibrate(subnet: Subnet, calibration: Iterable[Any]) -> Subnet:
     The reference follows, and the two are compared again.
     """
     origin = subnet.extracted("recalibrate")
+    measured = statistics(subnet.graph, subnet.tensors(), batches(origin.space, calibration))
+    write(subnet, measured)
+    subnet.receipt["recalibrated"] = sorted(measured)
+    if measured:
+        prove(subnet, "recalibration")
+    return subnet
+
+
+def write(subnet: Subnet, values: Mapping[str, torch.Tensor]) -> None:
+    """Put ``values`` into the module's tensors of these names; the graph takes all of the module's."""
     tensors = subnet.tensors()
-    measured = statistics(subnet.graph, tensors, batches(origin.space, calibration))
     with torch.no_grad():
-        for name, values in measured.items():
-            tensors[name].copy_(values)
+        for name, value in values.items():
+            tensors[name].copy_(value)
         for name, tensor in tensors.items():
             subnet.graph.tensors[name].copy_(tensor)
-    subnet.receipt["recalibrated"] = sorted(measured)
-    if measured and subnet.receipt["validated"]:
-        masked = subnet.masked_tensors(exact=True)
-        agreement = compare(origin.reference, masked, subnet.graph)
-        subnet.receipt["equivalence"]["error"] = agreement.error
-        if not agreement.error <= TOLERANCE:
-            raise EquivalenceError(
-                f"after recalibration the subnet differs by {agreement.error:.3g}",
-                error=agreement.error,
-                place=subnet.graph.name,
-                remedy="please report this as a bug",
-            )
-    return subnet
+
+
+def prove(subnet: Subnet, after: str) -> None:
+    """Compare the subnet with its reference again, and put the error into the receipt, if it was validated before."""
+    if not subnet.receipt["validated"]:
+        return
+    origin = subnet.extracted(after)
+    agreement = compare(origin.reference, subnet.masked_tensors(exact=True), subnet.graph)
+    subnet.receipt["equivalence"]["error"] = agreement.error
+    if not agreement.error <= TOLERANCE:
+        raise EquivalenceError(
+            f"after {after} the subnet differs by {agreement.error:.3g}",
+            error=agreement.error,
+            place=subnet.graph.name,
+            remedy="please report this as a bug",
+        )

@@ -25,6 +25,7 @@ from coppice.core.extraction import Extraction, low_name, sliced
 from coppice.core.files import folder
 from coppice.core.graph import Graph, describe
 from coppice.core.higher import HigherOrder
+from coppice.core.names import unknown_name
 from coppice.core.space import Space
 from coppice.core.specs import spec_from_json, spec_to_json
 from coppice.core.tensors import named_tensors
@@ -142,6 +143,33 @@ class Subnet:
                     else:
                         _scatter(full, masks, values)
                         result[name] = full
+        return result
+
+    def slice(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Copies of ``tensors``, named and shaped like the full model's, cut to the subnet's shapes.
+
+        For anything that goes with the weights: an average of them, moments, gradients, masks. Any selection of the
+        full model's parameters and buffers will do, under any of their names; what the cut does not know (a counter of
+        batches) is copied whole. Values are taken as they are: a bias that took over constants of removed units
+        (``receipt["folded"]``) is cut without them, so weights to run with come from ``extract(..., weights=...)``.
+
+        Raises `UsageError` for an unknown name or another shape, `UnsupportedError` for a loaded subnet.
+        """
+        origin = self.extracted("slice")
+        graph = origin.space.graph
+        known = {**({} if graph.model is None else named_tensors(graph.model)), **graph.tensors}
+        result = {}
+        for name, tensor in tensors.items():
+            full = known.get(graph.canonical(name))
+            if full is None:
+                raise unknown_name("tensor of the full model", name, known)
+            if tensor.shape != full.shape:
+                raise UsageError(
+                    f"its shape is {tuple(tensor.shape)}, and the full model's is {tuple(full.shape)}",
+                    place=f"slice: {name}",
+                    remedy="pass tensors shaped like the full model's; they are cut here",
+                )
+            result[name] = sliced(tensor, origin.extraction.kept.get(graph.canonical(name), ()))
         return result
 
     # ---- out -----------------------------------------------------------------------------------------------------

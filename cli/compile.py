@@ -60,6 +60,12 @@ def compile_model(
             "--calibration", metavar="FILE", help="Arrays in .npz or .safetensors: inputs, and targets if any."
         ),
     ] = None,
+    reform: Annotated[
+        bool | None,
+        typer.Option(
+            "--reform/--no-reform", help="Fit what stays to the full model on --calibration, by least squares."
+        ),
+    ] = None,
     batch: Annotated[
         int | None, typer.Option("--batch", metavar="N", help="Samples in a calibration batch (64).")
     ] = None,
@@ -81,7 +87,7 @@ def compile_model(
     given = {
         "model": model, "budget": parse_budget(budget), "out": out, "input": inputs or None, "score": score,
         "ignore": ignore or None, "round_to": round_to, "residual": residual, "calibration": calibration,
-        "batch": batch, "onnx": onnx, "seed": seed,
+        "reform": reform, "batch": batch, "onnx": onnx, "seed": seed,
     }  # fmt: skip
     settings = compile_settings(config, given)
     _free(settings.out)
@@ -108,6 +114,8 @@ def _compile(settings: CompileSettings, say: Say) -> Subnet:
             remedy="build it with its weights; `coppice explain` needs none",
         )
     data = None
+    if settings.reform and settings.calibration is None:
+        raise UsageError("it needs data", place="--reform", remedy="give --calibration FILE")
     if settings.calibration is not None:
         data = read_calibration(settings.calibration, model, inputs, settings.batch)
     say("compress")
@@ -121,6 +129,7 @@ def _compile(settings: CompileSettings, say: Say) -> Subnet:
         residual=settings.residual,
         score=settings.score,
         calibration=data,
+        reform=settings.reform,
         seed=settings.seed,
     )
     with folder(settings.out) as inside:
@@ -174,6 +183,7 @@ def _result(subnet: Subnet, settings: CompileSettings, seconds: float) -> dict[s
         "module": receipt["module"],
         "onnx": receipt.get("onnx"),
         "recalibrated": receipt.get("recalibrated", []),
+        "reformed": receipt.get("reformed"),
         "notes": receipt["notes"],
         "seconds": seconds,
     }
@@ -207,6 +217,12 @@ def _print(result: dict[str, Any]) -> None:
         line("ONNX: " + (f"{checked['runtime']} agrees, error {checked['error']:.1e}" if checked else "not checked"))
     if result["recalibrated"]:
         line(f"batch norms measured again: {len(result['recalibrated'])} statistics")
+    if result["reformed"] is not None:
+        fitted, lacks = len(result["reformed"]["weights"]), result["reformed"]["output"]
+        line(
+            f"weights fitted to the full model: {fitted}; on the calibration data the output lacks "
+            f"{lacks['after']:.1%} of its variance (before: {lacks['before']:.1%})"
+        )
     for text in result["notes"]:
         line(f"note: {text}")
     written(result["out"], result["files"], result["seconds"])

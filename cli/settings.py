@@ -31,6 +31,7 @@ class CompileSettings(BaseModel):
     residual: str = "exact"
     score: str = "magnitude"
     calibration: Path | None = None
+    reform: bool = False
     batch: int = Field(64, ge=1)
     seed: int = Field(0, ge=0)
     onnx: bool = False

@@ -22,6 +22,7 @@ from torch import fx
 from coppice.core.calls import Call, op_name
 from coppice.core.higher import HigherOrder
 from coppice.core.labels import Axis, Flow, Label
+from coppice.core.ops.columns import Columns
 
 
 class Cut(Protocol):
@@ -87,7 +88,8 @@ class Op:
 
     ``transport`` rows only move elements: a static value stays the parameter it came from. ``roles`` names the axes of
     tensor arguments, and of all tensors in a list. ``identity`` says of a call whether it returns its first argument
-    as it is. ``average`` is given for ops that average over units, ``join`` for those that can do without an operand.
+    as it is. ``average`` is given for ops that average over units, ``join`` for those that can do without an operand,
+    ``columns`` for those that are linear in their weight.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Op:
     identity: Callable[[Call], bool] | None = None
     average: Average | None = None
     join: Join | None = None
+    columns: Columns | None = None
     remedy: str = ""
     """What would free the units that this op freezes, where one answer fits all of its reasons."""
 
@@ -125,13 +128,14 @@ def row(
     identity: Callable[[Call], bool] | None = None,
     average: Average | None = None,
     join: Join | None = None,
+    columns: Columns | None = None,
     remedy: str = "",
 ) -> None:
     """Add one row under each of ``names`` (``aten.conv2d``: all overloads; ``aten.add.Tensor``: that one)."""
     for name in names:
         if name in OPS:
             raise ValueError(f"the op table has two rows for {name}")
-        OPS[name] = Op(name, labels, macs, rewrite, transport, roles or {}, identity, average, join, remedy)
+        OPS[name] = Op(name, labels, macs, rewrite, transport, roles or {}, identity, average, join, columns, remedy)
 
 
 @cache

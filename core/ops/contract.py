@@ -29,6 +29,7 @@ from coppice.core.labels import (
     keep_zero,
 )
 from coppice.core.ops import Cut, Macs, Rewrite, row
+from coppice.core.ops.columns import CONVOLUTION, LINEAR
 from coppice.core.ops.views import regroup
 
 CONSTANT = "the constant"
@@ -153,7 +154,9 @@ def _bilinear_macs(call: Call, flow: Flow) -> Macs:
 
 
 row("aten.bilinear", labels=_bilinear, macs=_bilinear_macs, roles={"weight": ("out", "in"), "bias": ("out",)})
-row("aten.linear", labels=_linear, macs=_linear_macs, roles={"weight": ("out", "in"), "bias": ("out",)})
+row(
+    "aten.linear", labels=_linear, macs=_linear_macs, roles={"weight": ("out", "in"), "bias": ("out",)}, columns=LINEAR
+)  # fmt: skip
 
 
 # ---- convolution -------------------------------------------------------------------------------------------------
@@ -236,7 +239,7 @@ POSITION = "nothing: it counts positions, and a convolution reads the neighbours
 
 row(
     "aten.conv1d", "aten.conv2d", "aten.conv3d",
-    labels=_conv, macs=_conv_macs, rewrite=_conv_rewrite,
+    labels=_conv, macs=_conv_macs, rewrite=_conv_rewrite, columns=CONVOLUTION,
     roles={"weight": ("out", "in", "window"), "bias": ("out",)}, remedy=POSITION,
 )  # fmt: skip
 row(

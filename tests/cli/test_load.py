@@ -203,6 +203,18 @@ def test_compile_uses_the_calibration(coppice: Coppice, tmp_path: Path) -> None:
     assert data["recalibrated"] == ["norm.running_mean", "norm.running_var"]
 
 
+def test_compile_reforms_on_request(coppice: Coppice, tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).standard_normal((32, 3, 8, 8)))
+    options = ("compile", "model.py:build", "--budget", "macs=50%", "--out", "result", "--reform")
+    data = coppice(*options, "--calibration", "data.npz", "--json").json
+    assert data["reformed"]["weights"]
+    assert data["equivalence"]["error"] < 1e-9
+    assert "weights fitted to the full model: " in coppice(*options, "--calibration", "data.npz").out
+    without = coppice(*options)
+    assert without.code == 2
+    assert "--reform: it needs data" in without.err
+
+
 # ---- settings ------------------------------------------------------------------------------------------------------
 
 GIVEN = {"model": "m.py:build", "out": Path("out"), "budget": {"macs": "50%"}}

@@ -1,0 +1,80 @@
+"""`reform`: after a one-shot cut, let what stayed make up for what left, by least squares on calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from coppice.api.recalibrate import prove, recalibrate, write
+from coppice.api.subnet import Subnet
+from coppice.core.errors import UnsupportedError
+from coppice.core.tensors import refresh
+from coppice.passes.compress.reform import Batch
+from coppice.passes.compress.reform import reform as fitted
+from coppice.passes.prune.scores import batches, listed
+
+
+def reform(subnet: Subnet, calibration: Iterable[Any]) -> Subnet:
+    """Fit the weights that read cut units to the full model's on ``calibration`` batches, in place; returns the subnet.
+
+    Every linear layer and convolution whose inputs were cut gets the weights and bias that bring its result nearest to
+    the full model's in the mean square (W' = W C[:, K] (C_KK + ridge)^-1, C = X X^T), layer after layer, from inputs
+    that are reformed already; batch-norm statistics are measured again at the end. The ridge is chosen for each layer
+    on samples that were left out of the fit, so a weight stays where the data are too few to do better. Batches are
+    inputs, or (inputs, targets); they are read once for every layer, and so held in memory. Some hundred samples will
+    do for small models.
+
+    This makes new weights, on purpose: the subnet no longer equals the full model masked with the weights it was cut
+    with. It equals the one with its present weights, as after fine-tuning: `Subnet.reference` follows, and the two are
+    compared again. ``receipt["reformed"]`` holds the error of the cut itself (``cut_error``); what the output lacks of
+    the full model's as a share of its variance on the calibration data (``output``); the same for the result of each
+    layer, on samples left out of the fit (``weights``); and which weights were left alone, and why (``left``).
+
+    Raises `UsageError` where there is no batch or inputs are not finite, `UnsupportedError` for a loaded subnet or one
+    on meta tensors; nothing is changed then.
+    """
+    origin = subnet.extracted("reform")
+    if subnet.graph.is_meta:
+        raise UnsupportedError("it is on meta tensors, which hold no data", place="reform")
+    data = list(listed(calibration))
+    read = list(batches(origin.space, data))
+    refresh(origin.space.graph)
+    found = fitted(origin.space, origin.config, origin.extraction, subnet.tensors(), read)
+    before = _lacking(subnet, read)
+    proof = subnet.receipt["equivalence"]
+    cut_error = subnet.receipt.get("reformed", {}).get("cut_error", proof and proof["error"])
+    write(subnet, found.tensors)
+    recalibrate(subnet, data)
+    prove(subnet, "reformation")
+    subnet.receipt["reformed"] = {
+        "weights": {name: {"before": fit.before, "after": fit.after} for name, fit in found.fits.items()},
+        "left": found.left,
+        "output": {"before": before, "after": _lacking(subnet, read)},
+        "cut_error": cut_error,
+    }
+    return subnet
+
+
+def _lacking(subnet: Subnet, read: Sequence[Batch]) -> float:
+    """The mean square of what the outputs lack of the full model's, as a share of their variance; float64 sums."""
+    full, small = subnet.extracted("reform").space.graph, subnet.graph
+    now = subnet.tensors()
+    lacks, total, square, count = 0.0, 0.0, 0.0, 0
+    with torch.no_grad():
+        for args, kwargs, _ in read:
+            pairs = zip(
+                _floating(full.run(*args, **kwargs)), _floating(small.run(*args, tensors=now, **kwargs)), strict=True
+            )
+            for y, found in pairs:
+                y = y.double()
+                lacks += float((y - found.double()).square().sum())
+                total, square, count = total + float(y.sum()), square + float(y.square().sum()), count + y.numel()
+    return lacks / max(square - total**2 / max(count, 1), 1e-30)
+
+
+def _floating(result: Any) -> list[Tensor]:
+    return [x for x in pytree.tree_leaves(result) if isinstance(x, Tensor) and x.is_floating_point()]

@@ -1,0 +1,1 @@
+"""What compresses a subnet further, or mends it after a cut."""

@@ -1,0 +1,1 @@
+"""What mends or compresses a subnet after the cut."""
