@@ -18,6 +18,7 @@ _HOMES = {
     "reform": "coppice.api.reform",
     "carry_over": "coppice.api.carry_over",
     "DHSPG": "coppice.passes.train.dhspg",
+    "H2SPG": "coppice.passes.train.h2spg",
     "extract": "coppice.api.extract",
     "load": "coppice.api.subnet",
     "Subnet": "coppice.api.subnet",
@@ -36,6 +37,7 @@ _HOMES = {
 
 __all__ = [
     "DHSPG",
+    "H2SPG",
     "BudgetError",
     "Config",
     "CoppiceError",
@@ -82,6 +84,7 @@ if TYPE_CHECKING:
     from coppice.passes.prune.one_shot import prune
     from coppice.passes.space.build import build_space
     from coppice.passes.train.dhspg import DHSPG
+    from coppice.passes.train.h2spg import H2SPG
 
 
 def __getattr__(name: str) -> Any:

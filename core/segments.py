@@ -15,7 +15,7 @@ way has an operand from the input that lives; and no shape has changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -156,14 +156,16 @@ class Segments(Sequence[Segment]):
         joins = (self.liveness.nodes[segment.join] for segment in self.items)
         return tuple(s.name for s, gone, rule in zip(self.items, erased, joins, strict=True) if gone and live[rule])
 
-    def walk(self, order: Iterable[int]) -> Iterator[tuple[int, Bools]]:
-        """Erase segments one after the other where that stays valid: each one erased, and all that are so far."""
+    def walk(
+        self, order: Iterable[int], allowed: Callable[[Bools], bool] = lambda erased: True
+    ) -> Iterator[tuple[int, Bools]]:
+        """Erase segments one after the other where that is valid and ``allowed``: each, and all that are so far."""
         erased = np.zeros(len(self.items), bool)
         for k in order:
             trial = erased.copy()
             trial[k] = True
             needed = self.liveness.evaluate(erased[None])[0, self.liveness.nodes[self.items[k].join]]
-            if needed and self.valid(trial[None])[0]:
+            if needed and self.valid(trial[None])[0] and allowed(trial):
                 erased = trial
                 yield k, erased.copy()
 

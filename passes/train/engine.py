@@ -24,14 +24,14 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from coppice.core.budget import BudgetLike, resolve
+from coppice.core.budget import Budget, BudgetLike, resolve
 from coppice.core.config import Config
 from coppice.core.errors import UsageError
 from coppice.core.space import Floats, Space
@@ -74,7 +74,7 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
         if not isinstance(base, torch.optim.Optimizer):
             raise UsageError(f"base is a {type(base).__name__}", place=self._own, remedy="pass an optimizer instance")
         self.schedule = Schedule.of(steps, start, stop, self._own)
-        self.space, self.budget = space, resolve(budget, space)
+        self.space, self.budget = space, self._resolve(budget, space)
         self._live = LiveTensors(space.graph)
         if any(as_sharded(t) is not None for t in self._tensors.values()):
             check_finite((name, local(t)) for name, t in self._tensors.items())
@@ -120,6 +120,10 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
     def _points(self) -> tuple[int, ...]:
         """The steps before which units are chosen; each choice is part of the next one's."""
         return (self.start,)
+
+    def _resolve(self, budget: BudgetLike, space: Space) -> Budget:
+        """The limits in absolute cost; `BudgetError` where the method cannot meet them."""
+        return resolve(budget, space)
 
     def _choose(self) -> Config:
         """The units that stay, by what is known at a point."""
@@ -299,16 +303,22 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
             self._decide()
 
     def _observe(self) -> None:
-        tensors, index = self._tensors, self._every
+        index = self._every
+        measured = self._measure(index, index.look(dict(self._tensors)), index.look(self._gradients(index.names)))
+        for key, values in measured.items():
+            self._sums[key] = self._sums[key] + values if key in self._sums else values
+        self._measured += 1
+
+    def _gradients(self, names: Iterable[str]) -> dict[str, torch.Tensor | None]:
+        """The gradient of the loss with respect to each tensor, dense; None where it has none."""
+        tensors = self._tensors
         signs = {id(p): -1.0 if g.get("maximize") else 1.0 for g in self.param_groups for p in g["params"]}
         grads: dict[str, torch.Tensor | None] = {}
-        for name in index.names:
+        for name in names:
             grad = tensors[name].grad
             grad = grad.to_dense() if grad is not None and grad.is_sparse else grad
             grads[name] = -grad if grad is not None and signs.get(id(tensors[name]), 1.0) < 0 else grad
-        for key, values in self._measure(index, index.look(dict(tensors)), index.look(grads)).items():
-            self._sums[key] = self._sums[key] + values if key in self._sums else values
-        self._measured += 1
+        return grads
 
     def _decide(self) -> None:
         self._take(self._ranks.first(self._choose()))
