@@ -16,6 +16,7 @@ _HOMES = {
     "prune": "coppice.passes.prune.one_shot",
     "recalibrate": "coppice.api.recalibrate",
     "reform": "coppice.api.reform",
+    "Distillation": "coppice.api.distill",
     "carry_over": "coppice.api.carry_over",
     "DHSPG": "coppice.passes.train.dhspg",
     "H2SPG": "coppice.passes.train.h2spg",
@@ -41,6 +42,7 @@ __all__ = [
     "BudgetError",
     "Config",
     "CoppiceError",
+    "Distillation",
     "EquivalenceError",
     "Graph",
     "Space",
@@ -64,6 +66,7 @@ __all__ = [
 if TYPE_CHECKING:
     from coppice.api.carry_over import carry_over
     from coppice.api.compress import compress
+    from coppice.api.distill import Distillation
     from coppice.api.extract import extract
     from coppice.api.recalibrate import recalibrate
     from coppice.api.reform import reform

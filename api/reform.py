@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from coppice.api.recalibrate import prove, recalibrate, write
+from coppice.api.recalibrate import prove, write
 from coppice.api.subnet import Subnet
 from coppice.core.errors import UnsupportedError
 from coppice.core.tensors import refresh
 from coppice.passes.compress.reform import Batch
 from coppice.passes.compress.reform import reform as fitted
-from coppice.passes.prune.scores import batches, listed
+from coppice.passes.prune.scores import batches
+from coppice.passes.train.recalibrate import statistics
 
 
 def reform(subnet: Subnet, calibration: Iterable[Any]) -> Subnet:
@@ -23,7 +24,8 @@ def reform(subnet: Subnet, calibration: Iterable[Any]) -> Subnet:
 
     Every linear layer and convolution whose inputs were cut gets the weights and bias that bring its result nearest to
     the full model's in the mean square (W' = W C[:, K] (C_KK + ridge)^-1, C = X X^T), layer after layer, from inputs
-    that are reformed already; batch-norm statistics are measured again at the end. The ridge is chosen for each layer
+    that are reformed already. Batch-norm statistics are measured again at the end, if that brings the output nearer
+    (it does not where the data are few, or unlike what the model was trained on). The ridge is chosen for each layer
     on samples that were left out of the fit, so a weight stays where the data are too few to do better. Batches are
     inputs, or (inputs, targets); they are read once for every layer, and so held in memory. Some hundred samples will
     do for small models.
@@ -40,23 +42,35 @@ def reform(subnet: Subnet, calibration: Iterable[Any]) -> Subnet:
     origin = subnet.extracted("reform")
     if subnet.graph.is_meta:
         raise UnsupportedError("it is on meta tensors, which hold no data", place="reform")
-    data = list(listed(calibration))
-    read = list(batches(origin.space, data))
+    read = list(batches(origin.space, calibration))
     refresh(origin.space.graph)
     found = fitted(origin.space, origin.config, origin.extraction, subnet.tensors(), read)
     before = _lacking(subnet, read)
     proof = subnet.receipt["equivalence"]
     cut_error = subnet.receipt.get("reformed", {}).get("cut_error", proof and proof["error"])
     write(subnet, found.tensors)
-    recalibrate(subnet, data)
+    after = _recalibrated(subnet, read)
     prove(subnet, "reformation")
     subnet.receipt["reformed"] = {
         "weights": {name: {"before": fit.before, "after": fit.after} for name, fit in found.fits.items()},
         "left": found.left,
-        "output": {"before": before, "after": _lacking(subnet, read)},
+        "output": {"before": before, "after": after},
         "cut_error": cut_error,
     }
     return subnet
+
+
+def _recalibrated(subnet: Subnet, read: Sequence[Batch]) -> float:
+    """Measure batch-norm statistics again, unless the output then lacks more; returns what it lacks in the end."""
+    before, tensors = _lacking(subnet, read), subnet.tensors()
+    measured = statistics(subnet.graph, tensors, read)
+    old = {name: tensors[name].clone() for name in measured}
+    write(subnet, measured)
+    after = _lacking(subnet, read)
+    if after > before:
+        write(subnet, old)
+    subnet.receipt["recalibrated"] = sorted(measured) if after <= before else []
+    return min(before, after)
 
 
 def _lacking(subnet: Subnet, read: Sequence[Batch]) -> float:

@@ -184,6 +184,28 @@ def test_too_few_samples_do_no_harm() -> None:
     assert lacks[1] < 1.2 * lacks[0]
 
 
+def test_batch_norms_are_measured_again_only_where_that_helps() -> None:
+    """A model whose running statistics are not those of the data: measuring them again would make another model."""
+    model = MODELS["mlp_bn"].build()
+    x = torch.randn(64, 32)
+    odd = reform(keep(model, x[:4]), [x])
+    statistics = {n: b for n, b in odd.slice(model.state_dict()).items() if "running" in n}
+    assert odd.receipt["recalibrated"] == []
+    assert odd.receipt["reformed"]["output"]["after"] < odd.receipt["reformed"]["output"]["before"]
+    assert all(torch.equal(odd.module.get_buffer(n), b) for n, b in statistics.items())
+    torch.manual_seed(0)
+    grouped = nn.Conv2d(16, 8, 1, groups=2)  # not reformed: its norm has to make up for what is gone
+    layers = [nn.Conv2d(2, 16, 1), nn.ReLU(), grouped, nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 3, 1)]
+    other, x = nn.Sequential(*layers), torch.randn(64, 2, 6, 6)
+    with torch.no_grad():
+        for _ in range(100):
+            other.train()(x)
+    space = build_space(trace(other.eval(), x[:4]))
+    (family,) = [f for f in space.families if any(s.tensor == "2.weight" and s.role == "in" for s in f.slices)]
+    subnet = extract(space, Config.of({family.name: range(family.size // 2)}))
+    assert reform(subnet, [x]).receipt["recalibrated"] == ["3.running_mean", "3.running_var"]
+
+
 def test_pieces_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     _, one, batches = zoo("digits")
     _, two, _ = zoo("digits")
