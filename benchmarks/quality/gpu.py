@@ -289,7 +289,7 @@ class Job:
         """On the test images, in fp32."""
         model.eval()
         hits = 0
-        for x, y in zip(self.data.test_x.split(1000), self.data.test_y.split(1000), strict=True):
+        for x, y in zip(torch.split(self.data.test_x, 1000), torch.split(self.data.test_y, 1000), strict=True):
             hits += int((model(standardise(x)).argmax(1) == y).sum())
         return hits / len(self.data.test_x)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import sys
@@ -68,10 +69,10 @@ def _decode(file: Path, cache: Path) -> None:
 def _picture(data: bytes) -> np.ndarray:
     use_peers()
     try:
-        from PIL import Image
+        pillow = importlib.import_module("PIL.Image")
     except ImportError as error:
         raise MissingError("decoding JPEG needs Pillow: make bench-cifar installs it into build/peers") from error
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    return np.asarray(pillow.open(io.BytesIO(data)).convert("RGB"))
 
 
 def use_peers() -> None:
