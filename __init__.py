@@ -16,6 +16,7 @@ _HOMES = {
     "prune": "coppice.passes.prune.one_shot",
     "recalibrate": "coppice.api.recalibrate",
     "DHSPG": "coppice.passes.train.dhspg",
+    "HESSO": "coppice.passes.train.hesso",
     "extract": "coppice.api.extract",
     "load": "coppice.api.subnet",
     "Subnet": "coppice.api.subnet",
@@ -34,6 +35,7 @@ _HOMES = {
 
 __all__ = [
     "DHSPG",
+    "HESSO",
     "BudgetError",
     "Config",
     "CoppiceError",
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from coppice.passes.prune.one_shot import prune
     from coppice.passes.space.build import build_space
     from coppice.passes.train.dhspg import DHSPG
+    from coppice.passes.train.hesso import HESSO
 
 
 def __getattr__(name: str) -> Any:
