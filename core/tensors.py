@@ -38,7 +38,7 @@ def refresh(graph: Graph) -> None:
 
 
 def live_tensors(graph: Graph) -> dict[str, torch.Tensor]:
-    """The present tensors of the graph's model by the graph's names, sharded as they are; `refresh` says what raises."""
+    """The present tensors of the graph's model by the graph's names, sharded as they are; raises as `refresh` does."""
     if graph.model is not None:
         now = named_tensors(graph.model)
         for name, traced in graph.tensors.items():
@@ -113,7 +113,8 @@ def full(tensor: torch.Tensor) -> torch.Tensor:
     sharded = as_sharded(tensor)
     if sharded is None:
         return tensor
-    whole = sharded.detach().full_tensor()
+    with torch.no_grad():
+        whole = sharded.full_tensor()
     return nn.Parameter(whole, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else whole
 
 
@@ -137,10 +138,11 @@ def shard(tensor: torch.Tensor) -> Shard | None:
         if type(placement) is placements.Replicate:
             counts = counts and coordinate[dim] == 0
         elif type(placement) is placements.Shard:
-            low, high = bounds[placement.dim]
+            axis: int = placement.dim  # type: ignore[attr-defined]
+            low, high = bounds[axis]
             step = -(-(high - low) // mesh.size(dim))
             first = low + step * coordinate[dim]
-            bounds[placement.dim] = min(first, high), min(first + step, high)
+            bounds[axis] = min(first, high), min(first + step, high)
         else:
             known = False
     if not known or tuple(high - low for low, high in bounds) != tuple(sharded.to_local().shape):

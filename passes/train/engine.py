@@ -165,14 +165,14 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
         if len(parameters) != self._size:
             raise _joined_late(self._own)
         device = local(parameters[0]).device if parameters else torch.device("cpu")
-        if not self._ranks.proceed(finite(parameters), self.count, device, self._own):
+        due = self._due()
+        if not self._ranks.proceed(finite(parameters, due), self.count, device, self._own):
             self._skip()
             return loss
         with torch.no_grad():
             self._enter()
-            self._look()
+            self._look(due)
             index = self._redundant
-            due = self._due()
             before = self._before(index) if index is not None and due else ()
         self.base.step(again) if again is not None else self.base.step()
         with torch.no_grad():
@@ -222,8 +222,9 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
 
     @property
     def progress(self) -> dict[str, float]:
-        """``step``; how many units are ``redundant`` and of them exactly ``zero``; ``skipped`` steps; steps ``remaining``
-        until all redundant units are zero."""
+        """``step``; how many units are ``redundant``, and of them exactly ``zero``; how many steps were ``skipped``;
+        how many steps ``remaining`` until all redundant units are zero.
+        """
         redundant = 0 if self._redundant is None else self._redundant.count
         remaining = max(self.stop - self.count, 0)
         return {
@@ -249,7 +250,7 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
     # ---- one optimizer with its base -------------------------------------------------------------------------------
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:
         """The base's: schedulers that change them change the base."""
         base = self.__dict__.get("base")
         return self.__dict__["_groups"] if base is None else base.param_groups  # type: ignore[no-any-return]
@@ -263,7 +264,7 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
             base.param_groups = groups
 
     @property
-    def state(self) -> Any:  # type: ignore[override]
+    def state(self) -> Any:
         """The base's."""
         base = self.__dict__.get("base")
         return self.__dict__["_state"] if base is None else base.state
@@ -290,14 +291,14 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
     def _due(self) -> bool:
         return (self._end() - 1 - self.count) % self.schedule.stride(self.count) == 0
 
-    def _look(self) -> None:
+    def _look(self, due: bool) -> None:
         """Measure where it is time to; choose where it is time to."""
         points = self._points()
         choose = self._made < len(points) and self.count >= points[self._made]
         if choose and self._measured:
             self._decide()
             choose = False
-        if self._made < len(points) and (choose or self._due()):
+        if self._made < len(points) and (choose or due):
             self._observe()
         if choose:
             self._decide()
@@ -343,7 +344,7 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
             self._forget(index)
         if self._zeros is None:
             self._zeros = Zeros(index, self._zeroed)
-        self._zeros.apply(tensors)
+        self._zeros.apply(tensors, often=True)
 
     def _forget(self, index: UnitIndex) -> None:
         """Momenta and second moments of zeroed units, whatever ``base`` calls them, are zeroed with them."""

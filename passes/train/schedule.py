@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from coppice.core.errors import UsageError
 
-SAMPLES = 24
-"""How often a stage measures or pushes at most; on other steps the optimizer only holds zeros (0007 in docs/decisions)."""
+SAMPLES = 16
+"""About how often a stage measures or pushes; on other steps only zeros are held (docs/decisions/0007)."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,6 @@ class Schedule:
         return (self.start, self.stop) if step < self.stop else (self.stop, max(self.steps, self.stop + 1))
 
     def stride(self, step: int) -> int:
-        """Every how many steps the stage of ``step`` works on units: about `SAMPLES` times, in a short one each step."""
+        """Every how many steps the stage of ``step`` works on units: about `SAMPLES` times, a short stage each step."""
         first, end = self.stage(step)
         return max(1, (end - first) // SAMPLES)

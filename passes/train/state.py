@@ -55,7 +55,8 @@ def packed(facts: Mapping[str, Any], config: Config | None, values: Mapping[str,
 def unpacked(state: Mapping[str, Any]) -> tuple[Config | None, dict[str, Any]]:
     """The config and the values; tensors on the CPU, wherever a loader has put them."""
     config = None if state["config"] is None else Config.from_json(state["config"])
-    values = state["values"].items()
-    return config, {
-        key: value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value for key, value in values
-    }
+    values = dict(state["values"])
+    for key, value in values.items():
+        if isinstance(value, torch.Tensor):
+            values[key] = value.detach().cpu().clone()
+    return config, values

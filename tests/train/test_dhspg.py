@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from coppice import DHSPG, Config, build_space, extract, prune, trace
+from coppice.passes.train.engine import PruningOptimizer
 from prune.nets import costs, full, growable
 from train.loops import Base, adam, adamw, floating, job, nonzero_slices, redundant_slices, same, sgd, snapshot
 from zoo import MODELS
@@ -66,7 +67,7 @@ def test_the_promises_hold_through_a_whole_training(name: str, base: Base) -> No
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-def nonzero_moments(optimizer: DHSPG, config: Config) -> list[str]:
+def nonzero_moments(optimizer: PruningOptimizer, config: Config) -> list[str]:
     """Optimizer state that a redundant unit still has."""
     tensors = optimizer.space.graph.tensors
     return [
