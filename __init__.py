@@ -14,6 +14,7 @@ _HOMES = {
     "trace": "coppice.frontends.torch",
     "build_space": "coppice.passes.space.build",
     "prune": "coppice.passes.prune.one_shot",
+    "discretise": "coppice.passes.prune.discretise",
     "recalibrate": "coppice.api.recalibrate",
     "reform": "coppice.api.reform",
     "Distillation": "coppice.api.distill",
@@ -56,6 +57,7 @@ __all__ = [
     "build_space",
     "carry_over",
     "compress",
+    "discretise",
     "explain",
     "extract",
     "load",
@@ -86,6 +88,7 @@ if TYPE_CHECKING:
     from coppice.core.space import Space
     from coppice.frontends.torch import trace
     from coppice.passes.analyze.explain import explain
+    from coppice.passes.prune.discretise import discretise
     from coppice.passes.prune.one_shot import prune
     from coppice.passes.space.build import build_space
     from coppice.passes.train.dhspg import DHSPG
