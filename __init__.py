@@ -17,6 +17,7 @@ _HOMES = {
     "recalibrate": "coppice.api.recalibrate",
     "reform": "coppice.api.reform",
     "Distillation": "coppice.api.distill",
+    "Run": "coppice.api.run",
     "carry_over": "coppice.api.carry_over",
     "DHSPG": "coppice.passes.train.dhspg",
     "extract": "coppice.api.extract",
@@ -43,6 +44,7 @@ __all__ = [
     "Distillation",
     "EquivalenceError",
     "Graph",
+    "Run",
     "Space",
     "Subnet",
     "TraceError",
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from coppice.api.extract import extract
     from coppice.api.recalibrate import recalibrate
     from coppice.api.reform import reform
+    from coppice.api.run import Run
     from coppice.api.subnet import Subnet, load
     from coppice.core.config import Config
     from coppice.core.errors import (
