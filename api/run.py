@@ -163,7 +163,7 @@ class Run:
     def plot(self, path: str | Path | None = None) -> Path:
         """Draw the run as one self-contained HTML page, by default ``plot.html`` in its folder; needs plotly."""
         path = self.folder / PLOT if path is None else Path(path)
-        write_text(path, plot_run(self.metrics(), title=str(self.folder)))
+        write_text(path, plot_run(self.metrics(), title=self.folder.name))
         return path
 
     # ---- what is recorded ----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from coppice.core.cost import METRICS
 from coppice.core.errors import UnsupportedError, UsageError
 
 COLOURS = {"params": "#8c6bb1", "macs": "#1f78b4", "bytes": "#33a02c"}
+PALETTE = ("#1f3b57", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#666666")
 HEIGHT = 300
 """Pixels of one panel."""
 
@@ -70,7 +71,8 @@ def _cost(lines: Sequence[Mapping[str, Any]]) -> tuple[str, Curves]:
 def _logged(lines: Sequence[Mapping[str, Any]]) -> tuple[str, Curves]:
     known = {"step", "seconds", "lr", "cost", "target", "redundant", "zero"}
     names = dict.fromkeys(name for line in lines for name in line if name not in known)
-    return LOGGED, [_curve(lines, name, lambda line, n=name: line.get(n)) for name in names]
+    curves = [_curve(lines, name, lambda line, n=name: line.get(n), _colour(k)) for k, name in enumerate(names)]
+    return LOGGED, curves
 
 
 def _rates(lines: Sequence[Mapping[str, Any]]) -> tuple[str, Curves]:
@@ -81,15 +83,20 @@ def _rates(lines: Sequence[Mapping[str, Any]]) -> tuple[str, Curves]:
         return rates[min(k, len(rates) - 1)] if rates else None
 
     label = "lr" if count == 1 else "lr of group {}"
-    return RATE, [_curve(lines, label.format(k), lambda line, k=k: rate(line, k)) for k in range(count)]
+    curves = [_curve(lines, label.format(k), lambda line, k=k: rate(line, k), _colour(k)) for k in range(count)]
+    return RATE, curves
+
+
+def _colour(k: int) -> dict[str, Any]:
+    return {"color": PALETTE[k % len(PALETTE)]}
 
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _curve(lines: Sequence[Mapping[str, Any]], name: str, value: Any, style: Mapping[str, Any] | None = None) -> Any:
+def _curve(lines: Sequence[Mapping[str, Any]], name: str, value: Any, style: Mapping[str, Any]) -> Any:
     """One curve over the steps where ``value(line)`` is a number."""
     points = [(line["step"], y) for line in lines if isinstance(y := value(line), (int, float))]
-    curve: dict[str, Any] = {"name": html.escape(name), "x": [x for x, _ in points], "y": [y for _, y in points]}
-    return curve | ({"line": dict(style)} if style else {})
+    x, y = [x for x, _ in points], [y for _, y in points]
+    return {"name": html.escape(name), "x": x, "y": y, "line": dict(style)}
