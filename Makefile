@@ -5,6 +5,7 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 COVERAGE_ARGS ?=
+QUALITY_ARGS ?=
 # e.g. PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" where the GPU build of torch is not wanted
 PIP_ARGS ?=
 
@@ -18,11 +19,11 @@ C_SOURCES := $(shell find kernels backends tests benchmarks examples -name '*.[c
 BUILT_FROM := pyproject.toml constraints.txt CMakeLists.txt $(shell find kernels ! -name '*.py' -type f ! -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz-graphs lint format bench coverage check-c dist test-wheel test-dist hooks clean
+.PHONY: help setup demo test fuzz-graphs lint format bench coverage bench-quality bench-cifar check-c dist test-wheel test-dist hooks clean
 .DELETE_ON_ERROR:
 
 help: ## say what each target does
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # --- set-up ---------------------------------------------------------------------------------------------------------
 
@@ -87,6 +88,12 @@ build/peers/.installed: .venv/.test Makefile
 
 coverage: .venv/.test build/peers/.installed ## every model of the coverage list, and docs/coverage.md from it (an hour)
 	PYTHONPATH=tests:benchmarks $(BIN)/python -m model_coverage --peers --docs docs/coverage.md $(COVERAGE_ARGS)
+
+bench-quality: .venv/.test build/peers/.installed ## accuracy at 50, 30 and 15 % of the MACs on digits, all arms, and its part of docs/quality.md (ten minutes)
+	PYTHONPATH=benchmarks $(BIN)/python -m quality digits --jobs $(JOBS) --docs docs/quality.md $(QUALITY_ARGS)
+
+bench-cifar: .venv/.test build/peers/.installed ## the same on CIFAR-10 with ResNet8 and ResNet-20 (a day; goes on where it was stopped)
+	PYTHONPATH=benchmarks $(BIN)/python -m quality cifar --jobs $(JOBS) --docs docs/quality.md $(QUALITY_ARGS)
 
 check-c: .venv/.build-tools ## the C library alone, under the address and undefined-behaviour sanitizers
 	$(BIN)/cmake -S . -B build/check-c -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DCOPPICE_SANITIZE=ON

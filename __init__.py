@@ -20,6 +20,8 @@ _HOMES = {
     "Run": "coppice.api.run",
     "carry_over": "coppice.api.carry_over",
     "DHSPG": "coppice.passes.train.dhspg",
+    "H2SPG": "coppice.passes.train.h2spg",
+    "HESSO": "coppice.passes.train.hesso",
     "extract": "coppice.api.extract",
     "load": "coppice.api.subnet",
     "Subnet": "coppice.api.subnet",
@@ -38,6 +40,8 @@ _HOMES = {
 
 __all__ = [
     "DHSPG",
+    "H2SPG",
+    "HESSO",
     "BudgetError",
     "Config",
     "CoppiceError",
@@ -88,6 +92,8 @@ if TYPE_CHECKING:
     from coppice.passes.prune.one_shot import prune
     from coppice.passes.space.build import build_space
     from coppice.passes.train.dhspg import DHSPG
+    from coppice.passes.train.h2spg import H2SPG
+    from coppice.passes.train.hesso import HESSO
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ from coppice.core.graph import Graph
 from coppice.core.space import Space
 from coppice.core.tensors import refresh
 from coppice.passes.extract.check import REPORT, TOLERANCE, Agreement, compare
-from coppice.passes.extract.renormalise import reference_graph
+from coppice.passes.extract.reference import reference_graph
 from coppice.passes.extract.slice import cut
 from coppice.passes.space.build import build_space
 
@@ -106,7 +106,7 @@ def _receipt(space: Space, config: Config, agreement: Agreement | None, toleranc
             "batches": list(agreement.batches),
         },
         "validated": agreement is not None,
-        "config": {name: list(units) for name, units in config.keep},
+        "config": config.to_dict(),
         "widths": {f.name: [f.size, len(config[f.name])] for f in space.families},
         "options": dict(space.options),
         "notes": list(space.graph.notes),

@@ -50,7 +50,7 @@ def explain(
 
 
 def _print(explanation: Explanation) -> None:
-    from coppice.passes.analyze.explain import compact, fold
+    from coppice.passes.analyze.explain import compact, fold, fold_segments
 
     _print_head(explanation)
     if explanation.families:
@@ -66,6 +66,13 @@ def _print(explanation: Explanation) -> None:
             for name, size, group in fold(explanation.families)
         ]
         table(("family", "units>", "families>", "tied axes>", "MACs saved alone>"), rows, title="what can leave")
+    if explanation.segments:
+        line()
+        erasable = [
+            (name, len(group), _span_percent([s.saves["macs"] for s in group]))
+            for name, group in fold_segments(explanation.segments)
+        ]
+        table(("segment", "segments>", "MACs saved alone>"), erasable, title="what can be erased whole")
     if explanation.frozen():
         line()
         line("what stays")

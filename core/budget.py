@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,17 +30,17 @@ class Budget:
         return all(costs[metric] <= limit * (1 + 1e-12) for metric, limit in self.limits)
 
 
-def resolve(budget: BudgetLike, space: Space) -> Budget:
+def resolve(budget: BudgetLike, space: Space, skip: Iterable[str] = ()) -> Budget:
     """Turn ``{"macs": "50%", "params": "1.2M"}`` into absolute limits, and check that the space can meet them.
 
     A percentage is of the full model; numbers may end in k, M, G, KB, KiB and so on. A number below 1, and the float
-    1.0, is a fraction.
+    1.0, is a fraction. ``skip`` are segments that may be erased to meet them.
     Raises `UsageError` for what is no budget, `BudgetError` (with the closest reachable cost) for one out of reach.
     """
     if not isinstance(budget, Mapping) or not budget:
         raise UsageError(f"{budget!r} is no budget", place="budget", remedy='give a dict such as {"macs": "50%"}')
     full = space.cost(space.full())
-    least = space.cost(np.array([[f.widths[0] for f in space.families]], np.int64).reshape(1, -1))
+    least = space.cost(np.array([[f.widths[0] for f in space.families]], np.int64).reshape(1, -1), skip)
     limits: list[tuple[str, float]] = []
     for metric, value in budget.items():
         if metric not in METRICS:

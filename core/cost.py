@@ -2,16 +2,20 @@
 
 The number of kept positions of an axis is a polynomial in the kept widths: a sum over families for a concatenation, a
 product for an axis that is a grid. Every cost is a sum of products of such counts, so a population is a few matrix
-operations. Parameters count what the graph trains (`nn.Parameter`), bytes all stored tensors, MACs one sample.
+operations. What only erased segments need costs nothing. Parameters count what the graph trains (`nn.Parameter`), bytes
+all stored tensors, MACs one sample.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
+
+from coppice.core.segments import ALWAYS, Segments
+from coppice.core.solve import Bools
 
 Floats = npt.NDArray[np.float64]
 
@@ -20,10 +24,14 @@ METRICS = ("params", "macs", "bytes")
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """``weights[m]`` times the product over ``axes`` of their kept counts, added to metric m."""
+    """``weights[m]`` times the product over ``axes`` of their kept counts, added to metric m while ``rule`` holds.
+
+    The rule is one of the model's liveness (`coppice.core.segments.Liveness`): what segments are erased decides it.
+    """
 
     weights: tuple[float, float, float]
     axes: tuple[int, ...]
+    rule: int = ALWAYS
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +43,30 @@ class CostModel:
     counts: Floats
     terms: tuple[Term, ...]
     exact: bool = True
+    segments: Segments = field(default_factory=Segments)
 
-    def evaluate(self, widths: npt.NDArray[np.int64]) -> dict[str, Floats]:
-        """float64[n] per metric, for int widths [n, families]."""
-        widths = np.asarray(widths, dtype=np.float64)
-        widths = widths.reshape(len(widths), self.families)
+    def evaluate(self, widths: npt.NDArray[np.int64], erased: Bools | None = None) -> dict[str, Floats]:
+        """float64[n] per metric, for int widths [n, families] and, where segments go, bool erased [n, segments]."""
+        counts: Floats = np.array(widths, dtype=np.float64).reshape(len(widths), self.families)
+        if erased is None or not erased.any():
+            return self._sum(counts, None)
+        erased = np.broadcast_to(erased, (len(counts), len(self.segments)))
+        for k, segment in enumerate(self.segments):
+            for family in segment.families:
+                counts[erased[:, k], family] = 0.0
+        return self._sum(counts, self.segments.liveness.evaluate(erased))
+
+    def after(self, erased: Bools) -> CostModel:
+        """The costs of what is left once ``erased`` (bool[segments]) is gone for good, over the same families."""
+        live = self.segments.liveness.evaluate(erased[None])[0]
+        gone = {f for k in np.flatnonzero(erased) for f in self.segments[int(k)].families}
+        counts = self.counts.copy()
+        for j, monomial in enumerate(self.monomials):
+            if not gone.isdisjoint(monomial):
+                counts[:, j] = 0.0
+        return replace(self, counts=counts, terms=tuple(term for term in self.terms if live[term.rule]))
+
+    def _sum(self, widths: Floats, live: Bools | None) -> dict[str, Floats]:
         totals = {metric: np.empty(len(widths)) for metric in METRICS}
         for start in range(0, len(widths), 8192):  # stays in cache
             part = widths[start : start + 8192]
@@ -50,7 +77,7 @@ class CostModel:
             counts = self.counts @ columns
             sums = np.zeros((len(METRICS), len(part)))
             for term in self.terms:
-                value = np.ones(len(part))
+                value = np.ones(len(part)) if live is None else live[start : start + 8192, term.rule].astype(float)
                 for axis in term.axes:
                     value *= counts[axis]
                 for m, weight in enumerate(term.weights):
@@ -69,11 +96,11 @@ class CostModel:
 
 
 def merge_terms(terms: Sequence[Term]) -> tuple[Term, ...]:
-    """Sum the weights of terms over the same axes."""
-    merged: dict[tuple[int, ...], list[float]] = {}
+    """Sum the weights of terms over the same axes under the same rule."""
+    merged: dict[tuple[tuple[int, ...], int], list[float]] = {}
     for term in terms:
-        key = tuple(sorted(term.axes))
+        key = (tuple(sorted(term.axes)), term.rule)
         own = merged.setdefault(key, [0.0] * len(METRICS))
         for m, weight in enumerate(term.weights):
             own[m] += weight
-    return tuple(Term((w[0], w[1], w[2]), key) for key, w in merged.items())
+    return tuple(Term((w[0], w[1], w[2]), axes, rule) for (axes, rule), w in merged.items())

@@ -42,7 +42,9 @@ class Extraction:
     ``folded[name]`` is what constants of removed units add to a bias, in fp64 and at its full size; the bias in
     ``graph.tensors`` holds the sum, rounded to its own precision, and the buffer `low_name` what was rounded off: the
     graph adds both, so that the subnet is exact in fp64 too. ``nodes`` are the nodes of the small graph that stand for
-    those of the full one.
+    those of the full one, but for those that only erased segments needed. ``left`` is the one operand that a sum was
+    left with, ``joined`` the modules (outermost first) around each erased segment and its join, and ``erased`` are the
+    tensors that went with one, by all their names.
     """
 
     graph: Graph
@@ -51,11 +53,16 @@ class Extraction:
     recounts: tuple[Recount, ...] = ()
     folded: Mapping[str, torch.Tensor] = field(default_factory=dict)
     nodes: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
+    left: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
+    joined: tuple[tuple[str, ...], ...] = ()
+    erased: tuple[str, ...] = ()
 
-    def node(self, full: fx.Node) -> fx.Node:
-        """The node that stands for ``full``, or for its operand where ``full`` did nothing and was erased."""
+    def node(self, full: fx.Node) -> fx.Node | None:
+        """The node that stands for ``full``, or for its operand where ``full`` did nothing; None where it is gone."""
+        if full not in self.nodes:
+            return None
         while self.nodes[full]._erased:
-            full = full.all_input_nodes[0]
+            full = self.left.get(full) or full.all_input_nodes[0]
         return self.nodes[full]
 
 

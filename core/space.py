@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,6 +19,7 @@ from coppice.core.errors import UsageError
 from coppice.core.graph import Graph
 from coppice.core.labels import Axis, Ids, Label
 from coppice.core.names import unknown_name
+from coppice.core.segments import Segments
 from coppice.core.solve import Bools, Solution
 
 Floats = npt.NDArray[np.float64]
@@ -113,6 +114,7 @@ class Space:
     masked: Bools
     leaves: Ids
     """int[classes, depth]: the leaf classes whose removal removes a class, padded with -1."""
+    segments: Segments
     costs: CostModel
     labels: Mapping[fx.Node, Label | tuple[Label, ...]]
     folds: Mapping[fx.Node, Axis] = field(default_factory=dict)
@@ -123,12 +125,13 @@ class Space:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_by_name", {family.name: family for family in self.families})
 
-        self.graph.spaces[self.fingerprint] = self
+        self.graph.spaces.setdefault(self.fingerprint, self)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of the families: the same for the same model and options."""
-        text = repr([(f.name, f.size, f.widths, [(s.tensor, s.axis) for s in f.slices]) for f in self.families])
+        """A digest of the families and segments: the same for the same model and options."""
+        families = [(f.name, f.size, f.widths, [(s.tensor, s.axis) for s in f.slices]) for f in self.families]
+        text = repr((families, [segment.name for segment in self.segments]))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def family(self, name: str) -> Family:
@@ -150,14 +153,23 @@ class Space:
             raise UsageError(f"ratio is {ratio}", place="uniform", remedy="give the fraction to keep, 0 < ratio <= 1")
         return self.with_widths({f.name: f.at_most(max(ratio * f.size, 1)) for f in self.families})
 
-    def random(self, seed: int = 0) -> Config:
-        """A random allowed width for each family and random units of that number; the same for the same seed."""
+    def random(self, seed: int = 0, *, erase: float = 0.0) -> Config:
+        """A random allowed width for each family and random units of that number; the same for the same seed.
+
+        Each segment is erased with probability ``erase``, in random order, unless that would leave no valid graph.
+        """
         rng = np.random.default_rng(seed)
         keep = {}
         for family in self.families:
             width = int(rng.choice(family.widths))
             keep[family.name] = sorted(rng.choice(family.size, size=width, replace=False).tolist())
-        return Config.of(keep, self.fingerprint)
+        wanted = [k for k in rng.permutation(len(self.segments)).tolist() if rng.random() < erase]
+        skip = [self.segments[k].name for k, _ in self.segments.walk(wanted)]
+        return self.check(Config.of(keep, self.fingerprint, skip))
+
+    def erase(self, *names: str) -> Config:
+        """The config that keeps every unit and erases the named segments; `UsageError` where that is no model."""
+        return self.check(Config.of({}, self.fingerprint, names))
 
     def with_widths(self, widths: Mapping[str, int], order: Mapping[str, Floats] | None = None) -> Config:
         """Keep the ``widths[name]`` best units by ``order`` (scores, default: weight magnitude); all where unnamed."""
@@ -198,7 +210,11 @@ class Space:
         return total
 
     def check(self, config: Config) -> Config:
-        """Fill in families that ``config`` leaves out, and raise `UsageError` for units or widths it may not hold."""
+        """Fill in families that ``config`` leaves out, and raise `UsageError` for units or widths it may not hold.
+
+        What an erased segment takes along is no decision any more: segments inside it are left out of ``skip``, and
+        families of which nothing is left keep all units.
+        """
         keep: dict[str, object] = {}
         if config.space not in ("", self.fingerprint):
             raise UsageError(
@@ -221,7 +237,19 @@ class Space:
                     remedy="keep at least one unit: a layer of width zero is not a model",
                 )
             keep[family.name] = units
-        return Config.of(keep, self.fingerprint)
+        skip = self.segments.check(config.skip)
+        for family in self._gone_with(skip):
+            keep[family.name] = range(family.size)
+        return Config.of(keep, self.fingerprint, skip)
+
+    def _gone_with(self, skip: Sequence[str]) -> Iterator[Family]:
+        """The families that have no slice left once the segments are erased."""
+        if skip:
+            dead = self.dead_tensors(skip)
+            taken = {f for name in skip for f in self.segments.named(name).families}
+            for f, family in enumerate(self.families):
+                if f in taken or all(s.tensor in dead for s in family.slices):
+                    yield family
 
     # ---- what a config means -----------------------------------------------------------------------------------------
 
@@ -233,7 +261,19 @@ class Space:
             stays = np.zeros(family.size, bool)
             stays[list(config[family.name])] = True
             gone[family.classes[~stays]] = True
+        for name in config.skip:
+            gone[self.segments.named(name).classes] = True
         return self.solution.spread(gone)
+
+    def live(self, skip: Iterable[str]) -> Bools:
+        """bool[rules]: what of `Segments.liveness` is still needed once the segments are erased."""
+        result: Bools = self.segments.liveness.evaluate(self.segments.erased(skip)[None])[0]
+        return result
+
+    def dead_tensors(self, skip: Iterable[str]) -> set[str]:
+        """The tensors that nothing needs once the segments are erased."""
+        live = self.live(skip)
+        return {name for name, rule in self.segments.liveness.tensors.items() if not live[rule]}
 
     def keep_masks(self, config: Config) -> dict[str, tuple[Bools | None, ...]]:
         """Per tensor and axis, which positions stay (None: all)."""
@@ -253,9 +293,18 @@ class Space:
         return result
 
     def masked_tensors(self, config: Config) -> dict[str, torch.Tensor]:
-        """The full model's tensors with the slices of removed units set to zero; untouched ones are not copied."""
+        """The full model's tensors with the slices of removed units set to zero; untouched ones are not copied.
+
+        Parameters that only erased segments need are zero, too.
+        """
         result = dict(self.graph.tensors)
+        dead = self.dead_tensors(config.skip) if config.skip else set()
+        for name in dead:
+            if isinstance(result[name], nn.Parameter):
+                result[name] = nn.Parameter(torch.zeros_like(result[name]), result[name].requires_grad)
         for name, axes in self.zero_masks(config).items():
+            if name in dead:
+                continue
             for k, zero in enumerate(axes):
                 if zero is None:
                     continue
@@ -276,14 +325,23 @@ class Space:
             keep = (keep[:, None] & own[None, :]).reshape(-1)
         return keep
 
-    def cost(self, configs: Config | list[Config] | npt.NDArray[np.int64]) -> dict[str, Floats]:
+    def cost(
+        self, configs: Config | list[Config] | npt.NDArray[np.int64], skip: Iterable[str] = ()
+    ) -> dict[str, Floats]:
         """Costs ``params``, ``macs`` and ``bytes`` of configs, each float64[n] in the order given.
 
-        ``configs`` is one config, several, or an int array [n, families] of widths in the order of ``families``.
+        ``configs`` is one config, several, or an int array [n, families] of widths in the order of ``families``; an
+        array says nothing of segments, so those of ``skip`` are erased in all of its rows.
         """
         self.graph.expect(self.version, "this space")
         if isinstance(configs, Config):
             configs = [configs]
         if isinstance(configs, list):
-            configs = np.array([[len(c[f.name]) for f in self.families] for c in configs]).reshape(len(configs), -1)
-        return self.costs.evaluate(configs)
+            widths = np.array([[len(c[f.name]) for f in self.families] for c in configs]).reshape(len(configs), -1)
+            erased = np.array([self.segments.erased(c.skip) for c in configs]).reshape(len(configs), -1)
+            return self.costs.evaluate(widths, erased)
+        return self.costs.evaluate(configs, self.segments.erased(skip)[None])
+
+    def without(self, skip: Iterable[str]) -> Space:
+        """The same space with the costs of what is left once the segments are erased for good."""
+        return replace(self, costs=self.costs.after(self.segments.erased(skip)))

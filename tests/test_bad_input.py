@@ -200,6 +200,15 @@ def test_scores_that_cannot_be() -> None:
 # ---- configs -------------------------------------------------------------------------------------------------------
 
 
+WRONG_CONFIGS = {
+    "{": "not JSON",
+    "[1]": "it is not {",
+    '{"conv1": [0]}': "it is not {",
+    '{"keep": {"a": 3}, "skip": []}': "not a list of unit indices",
+    '{"keep": {}, "skip": [1]}': "it is not {",
+}
+
+
 def test_configs_that_do_not_fit() -> None:
     found = space()
     other = space(nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(2, 3))
@@ -210,7 +219,7 @@ def test_configs_that_do_not_fit() -> None:
     fails(lambda: coppice.extract(found, config({"conv1": [-1]})), 2, "unit -1 does not exist")
     fails(lambda: coppice.extract(found, config({"conv1": []})), 2, "keeps 0 of 8 units", "at least one")
     fails(lambda: coppice.extract(found, {"conv1": [0]}), 2, "expected a Config, got dict")  # type: ignore[arg-type]
-    for text, fact in {"{": "not JSON", "[1]": "no JSON object", '{"a": 3}': "not a list of unit indices"}.items():
+    for text, fact in WRONG_CONFIGS.items():
         fails(lambda text=text: coppice.Config.from_json(text), 2, fact)  # type: ignore[misc]
 
 

@@ -107,9 +107,22 @@ def test_what_families_save_is_what_the_space_charges(explained: tuple[Space, Ex
     assert explanation.least == {metric: values[0] for metric, values in least.items()}
 
 
+def test_what_segments_save_is_what_the_space_charges() -> None:
+    space = space_of("super_resnet")
+    explanation = coppice.explain(space)
+    assert [row.name for row in explanation.segments] == [segment.name for segment in space.segments]
+    for row in explanation.segments:
+        small = space.cost(space.erase(row.name))
+        for metric, full in explanation.costs.items():
+            assert row.saves[metric] == pytest.approx(1 - small[metric][0] / full)
+    assert explanation.choices["cells.0"] == tuple(f"cells.0.operators.{k}" for k in range(4))
+    assert "cells.{0-2}.operators.{0-3}" in explanation.summary()
+
+
 def test_the_dictionary_is_json(explained: tuple[Space, Explanation]) -> None:
     data = json.loads(json.dumps(explained[1].to_dict()))
-    assert set(data) == {"model", "axes", "families", "costs", "least", "tied", "notes"}
+    keys = {"model", "axes", "families", "segments", "choices", "costs", "least", "tied", "notes"}
+    assert set(data) == keys
     assert len(data["axes"]) == len(explained[1].axes)
 
 

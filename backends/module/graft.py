@@ -117,12 +117,13 @@ def record(model: nn.Module, graph: Graph) -> Seen:
 
 
 def places(extraction: Extraction, model: nn.Module, averages: bool) -> tuple[str, ...]:
-    """The modules of the user's whose own calls changed their arguments with the cut; none inside another.
+    """The modules of the user's whose own calls changed their arguments, or went, with the cut; none inside another.
 
     With ``averages``, those too that average over units.
     """
     known = dict(model.named_modules())
     changed = {sizes.modules[-1] for sizes in extraction.sizes if sizes.modules and sizes.changed}
+    changed |= {modules[-1] for modules in extraction.joined if modules}
     if averages:
         changed |= {recount.modules[-1] for recount in extraction.recounts if recount.modules}
     own = {path for path in changed if path and not type(known.get(path)).__module__.startswith("torch.nn.")}
@@ -193,15 +194,17 @@ class _Builder:
         model = graph.model
         assert model is not None
         self.known = {*named_tensors(model), *(low_name(bias) for bias in extraction.folded)}
-        self.sources = {self.small(node): node for node in graph.fx.nodes if node.op != "output"}
-
-    def small(self, node: fx.Node) -> fx.Node:
-        """The node of the small graph that stands for ``node``."""
-        return self.extraction.node(node)
+        self.sources: dict[fx.Node, list[fx.Node]] = {}
+        for node in graph.fx.nodes:
+            small = extraction.node(node)
+            if small is not None:
+                self.sources.setdefault(small, []).append(node)
 
     def build(self, outputs: Sequence[fx.Node]) -> fx.GraphModule | None:
         """None where the code needs something that is neither an argument nor a tensor of the module."""
-        wanted = self._closure([self.small(node) for node in outputs])
+        small = [self.extraction.node(node) for node in outputs]
+        results = [node for node in small if node is not None]
+        wanted = self._closure(results) if len(results) == len(small) else None
         if wanted is None:
             return None
         arguments, tensors, sizes, calls = wanted
@@ -225,7 +228,7 @@ class _Builder:
                 assert constant is not None
                 new.target = f"constant_{len(root._buffers)}"
                 root.register_buffer(new.target, constant.detach().clone())
-        self.body.output(tuple(env[self.small(node)] for node in outputs))
+        self.body.output(tuple(env[node] for node in results))
         return fx.GraphModule(root, self.body)
 
     def _constant(self, node: fx.Node) -> torch.Tensor | None:
@@ -244,25 +247,24 @@ class _Builder:
             if node in done:
                 continue
             done.add(node)
-            origin = self.sources.get(node)
+            origins = self.sources.get(node, [])
+            outside = [origin for origin in origins if origin not in self.inside]
             if node.op == "get_attr" and self._constant(node) is not None:
                 calls.add(node)
                 continue
             if node.op == "get_attr" and str(node.target).startswith(f"{self.path}."):
                 tensors[node] = None
                 continue
-            if origin is None and node.op == "get_attr":
-                return None
-            if origin is None or (origin in self.inside and node.op != "get_attr"):
+            if not outside and node.op != "get_attr":
                 calls.add(node)
                 stack += node.all_input_nodes
                 continue
-            at = next((k for k, x in enumerate(self.given) if _equal(self.values[origin], x)), None)
-            size = self._size(origin)
+            at = next((k for k, x in enumerate(self.given) if any(_equal(self.values[o], x) for o in outside)), None)
+            found = [size for size in map(self._size, outside) if size is not None]
             if at is not None:
                 arguments[node] = at
-            elif size is not None:
-                sizes[node] = size
+            elif found:
+                sizes[node] = found[0]
             elif node.op == "call_function":  # made from constants alone, a mask say: made again
                 calls.add(node)
                 stack += node.all_input_nodes
@@ -289,6 +291,9 @@ class _Builder:
 
 
 def _equal(a: Any, b: Any) -> bool:
+    """Whether two tensors are one value, computed perhaps by different kernels."""
     if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)) or a.shape != b.shape or a.dtype != b.dtype:
         return False
-    return a is b or torch.equal(a, b) or (a.is_floating_point() and torch.allclose(a, b, rtol=1e-5, atol=1e-7))
+    if a is b or torch.equal(a, b):
+        return True
+    return a.is_floating_point() and bool((a - b).abs().max() <= 1e-5 * b.abs().max())

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from coppice.backends.module.attention import Heads, heads_left, narrow
+from coppice.backends.module.erase import erase
 from coppice.backends.module.graph_model import place
 from coppice.backends.module.norms import keep_count
 from coppice.backends.module.provenance import Attribute, Provenance, assign, changes, solve
@@ -52,6 +53,7 @@ class Repairs:
     norms: tuple[Recount, ...] = ()
     attention: tuple[Heads, ...] = ()
     lows: tuple[str, ...] = ()
+    erased: tuple[str, ...] = ()
 
 
 def plan(model: nn.Module, extraction: Extraction, found: Provenance | None = None) -> Repairs:
@@ -75,19 +77,21 @@ def plan(model: nn.Module, extraction: Extraction, found: Provenance | None = No
         tuple({recount.modules[-1]: recount for recount in extraction.recounts if recount.modules}.values()),
         tuple(left for left in heads if left is not None),
         tuple(bias for bias in extraction.folded if low_name(bias) in extraction.graph.tensors),
+        extraction.erased,
     )
 
 
 def apply(model: nn.Module, repairs: Repairs, tensors: Mapping[str, torch.Tensor]) -> None:
     """Repair ``model``, which holds the small ``tensors``, in place."""
+    erase(model, repairs.erased)
     assign(model, repairs.attributes)  # first: shapes know better what attributes of torch's own layers are
     modules = dict(model.named_modules(remove_duplicate=False))
     for module in modules.values():
         _from_shapes(module)
     for left in repairs.attention:
         attention = modules[left.path]
-        assert isinstance(attention, nn.MultiheadAttention)
-        narrow(attention, left)
+        if isinstance(attention, nn.MultiheadAttention):  # not erased
+            narrow(attention, left)
     done: set[int] = set()
     for recount in repairs.norms:
         norm = modules.get(recount.modules[-1])

@@ -70,12 +70,26 @@ class Average:
 
 
 @dataclass(frozen=True)
+class Join:
+    """An op that goes on without some operands: ``operands`` are those it can lose.
+
+    A sum (``parts`` is None) gives the other operand as it is once one is zero. Of a concatenation, ``parts`` names the
+    argument that lists the operands, and ``axis`` is the one they follow each other on.
+    """
+
+    operands: Callable[[Call], tuple[fx.Node, ...]]
+    parts: str | None = None
+    axis: Callable[[Call], int] = lambda call: 0
+
+
+@dataclass(frozen=True)
 class Op:
     """One row.
 
     ``transport`` rows only move elements: a static value stays the parameter it came from. ``roles`` names the axes of
     tensor arguments, and of all tensors in a list. ``identity`` says of a call whether it returns its first argument
-    as it is. ``average`` is given for ops that average over units, ``columns`` for ops that are linear in their weight.
+    as it is. ``average`` is given for ops that average over units, ``join`` for those that can do without an operand,
+    ``columns`` for those that are linear in their weight.
     """
 
     name: str
@@ -86,6 +100,7 @@ class Op:
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     identity: Callable[[Call], bool] | None = None
     average: Average | None = None
+    join: Join | None = None
     columns: Columns | None = None
     remedy: str = ""
     """What would free the units that this op freezes, where one answer fits all of its reasons."""
@@ -112,6 +127,7 @@ def row(
     roles: Mapping[str, tuple[str, ...]] | None = None,
     identity: Callable[[Call], bool] | None = None,
     average: Average | None = None,
+    join: Join | None = None,
     columns: Columns | None = None,
     remedy: str = "",
 ) -> None:
@@ -119,7 +135,7 @@ def row(
     for name in names:
         if name in OPS:
             raise ValueError(f"the op table has two rows for {name}")
-        OPS[name] = Op(name, labels, macs, rewrite, transport, roles or {}, identity, average, columns, remedy)
+        OPS[name] = Op(name, labels, macs, rewrite, transport, roles or {}, identity, average, join, columns, remedy)
 
 
 @cache
@@ -159,6 +175,6 @@ def lookup(target: Any) -> Op | None:
         if exact is not None or name in OPS:
             return exact or OPS[name]
         if torch.Tag.pointwise in target.tags and torch.Tag.nondeterministic_seeded not in target.tags:
-            return Op(name, pointwise.labels)
+            return Op(name, pointwise.labels, join=pointwise.SUM)
         return None
     return OPS.get(name)

@@ -12,7 +12,7 @@ from torch import fx
 from coppice.core.calls import Call
 from coppice.core.graph import value_of
 from coppice.core.labels import FIXED, UNKNOWN, Axis, Factor, Flow, Label, agree, axis_size, free, labelled
-from coppice.core.ops import Cut, Rewrite, row
+from coppice.core.ops import Cut, Join, Rewrite, row
 from coppice.core.ops.views import regroup
 
 aten = torch.ops.aten
@@ -65,7 +65,15 @@ def _stack(flow: Flow, call: Call) -> Label:
     return Label(tuple(axes), all(label.static for label in labels))
 
 
-row("aten.cat", "aten.concat", "aten.concatenate", labels=_cat)
+def _parts(call: Call) -> tuple[fx.Node, ...]:
+    """The parts that are listed once and are not the empty tensors that old code starts from."""
+    nodes: Sequence[fx.Node] = call["tensors"]
+    return tuple(node for node in nodes if nodes.count(node) == 1 and value_of(node).shape != (0,))
+
+
+CAT = Join(_parts, "tensors", lambda call: int(call.get("dim", 0)) % len(call.out.shape))
+
+row("aten.cat", "aten.concat", "aten.concatenate", labels=_cat, join=CAT)
 row("aten.stack", labels=_stack)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import fx
 
 from coppice.core.calls import Call
 from coppice.core.graph import is_tensor
@@ -24,10 +25,10 @@ from coppice.core.labels import (
     free,
     keep_zero,
 )
-from coppice.core.ops import row
+from coppice.core.ops import Join, row
 
 PROBES = (-1e30, -117.25, -3.5, -1.0, -0.375, -1e-6, 0.0, 1e-6, 0.4375, 1.0, 2.75, 131.5, 1e30)
-"""What an unknown finite operand is tried with, beside the numbers that the call itself holds (``x == 3``)."""
+"""What an unknown finite operand is tried with, beside the numbers that the call holds (``x == 3``) and meets."""
 
 _OPEN = 1e99  # stands for UNKNOWN where NaN could not be compared
 
@@ -75,6 +76,34 @@ def carry_through(call: Call, known: dict[str, Carry]) -> Carry:
     return np.array(results)[inverse.reshape(-1)]
 
 
+def neutral(call: Call) -> tuple[fx.Node, ...]:
+    """The operands of a call with two of them that leave the other one as it is where they are zero, as in a sum."""
+    tensors = call.tensors()
+    if len(tensors) != 2 or tensors[0][1] is tensors[1][1] or call.out.dtype is None:
+        return ()
+    literals = tuple((name, _literal(value)) for name, value in call.arguments.items())
+    if ("size",) in [value for _, value in literals] or not call.out.dtype.is_floating_point:
+        return ()
+    pairs = zip(tensors, reversed(tensors), strict=True)
+    return tuple(node for (name, node), (other, _) in pairs if _leaves_other(call.target, literals, name, other))
+
+
+@cache
+def _leaves_other(target: Any, literals: tuple[tuple[str, Any], ...], zero: str, other: str) -> bool:
+    arguments = dict(literals)
+    if any(not arguments[name][1].is_floating_point for name in (zero, other)):
+        return False
+    values = torch.tensor(PROBES, dtype=torch.float64)
+    try:
+        result = target(**{**arguments, zero: torch.zeros_like(values), other: values})
+    except (RuntimeError, TypeError, NotImplementedError):
+        return False
+    return bool(torch.equal(result, values))
+
+
+SUM = Join(neutral)
+
+
 def _literal(value: Any) -> Any:
     """A hashable stand-in for one argument: ``("tensor", dtype)``, ``("size",)``, or the literal itself."""
     if is_tensor(value):
@@ -92,7 +121,8 @@ def _evaluate(target: Any, literals: tuple[tuple[str, Any], ...], known: tuple[t
         return POISON
     tensors = [(name, value[1]) for name, value in literals if isinstance(value, tuple) and value[:1] == ("tensor",)]
     open_names = [name for name, _ in tensors if name not in given]
-    own = tuple(float(value) for _, value in literals if isinstance(value, (int, float)) and math.isfinite(value))
+    numbers = [value for _, value in literals if isinstance(value, (int, float))]
+    own = tuple(float(value) for value in (*numbers, *given.values()) if math.isfinite(value))
     choices = [_probes(dtype, own) for name, dtype in tensors if name in open_names]
     trials = list(itertools.islice(itertools.product(*choices), 1 << 15))
     batch = torch.tensor(trials, dtype=torch.float64).reshape(len(trials), len(open_names))
@@ -114,12 +144,12 @@ def _evaluate(target: Any, literals: tuple[tuple[str, Any], ...], known: tuple[t
         result = target(**arguments)
     except (RuntimeError, TypeError, NotImplementedError):
         return UNKNOWN
-    numbers = result.to(torch.float64)
+    results = result.to(torch.float64)
     # x / 0 is as undefined before a cut as after it: where an open operand is zero, only finite results count
-    numbers = numbers[torch.isfinite(numbers) | (batch != 0).all(dim=1)]
-    if not torch.isfinite(numbers).all() or not len(numbers):
+    results = results[torch.isfinite(results) | (batch != 0).all(dim=1)]
+    if not torch.isfinite(results).all() or not len(results):
         return UNKNOWN if open_names else POISON
-    return float(numbers[0]) if bool((numbers == numbers[0]).all()) else UNKNOWN
+    return float(results[0]) if bool((results == results[0]).all()) else UNKNOWN
 
 
 def _probes(dtype: torch.dtype, own: tuple[float, ...]) -> tuple[float, ...]:
@@ -194,5 +224,5 @@ row(
     "aten.tanh", "aten.square", "aten.absolute", "aten.subtract", "aten.multiply", "aten.divide", "aten.true_divide",
     "aten.rsub", "aten.clip", "aten.float_power", "aten.where.Scalar", "aten.where.ScalarSelf",
     "aten.where.ScalarOther", "aten.masked_fill.Tensor",
-    labels=labels,
+    labels=labels, join=SUM,
 )  # fmt: skip

@@ -68,8 +68,22 @@ class FamilyRow:
 
 
 @dataclass(frozen=True)
+class SegmentRow:
+    """One segment: the one it lies in (or ""), where it joins the rest, its tensors, and the share of each cost that
+    leaves with it alone."""
+
+    name: str
+    parent: str
+    source: str
+    tensors: int
+    saves: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Explanation:
     """What can leave a model, what cannot, and why. ``axes`` has one row for every axis of every parameter.
+
+    ``segments`` are the parts that can be erased whole, ``choices`` the parallel ones among them, of which one stays.
 
     ``costs`` are the full model's, ``least`` those of the smallest subnet; ``notes`` are the frontend's remarks.
     """
@@ -77,6 +91,8 @@ class Explanation:
     model: str
     axes: tuple[AxisRow, ...]
     families: tuple[FamilyRow, ...]
+    segments: tuple[SegmentRow, ...]
+    choices: dict[str, tuple[str, ...]]
     costs: dict[str, float]
     least: dict[str, float]
     tied: dict[str, str]
@@ -127,6 +143,10 @@ class Explanation:
             named = [(f.name, f.size) for f in self.families]
             folded = [(name, size) for name, size, _ in fold(self.families)]
             lines += [f"  {name}: {size} units" for name, size in (named if every else folded)]
+        if self.segments:
+            lines += ["", "segments that can be erased whole"]
+            names = [segment.name for segment in self.segments]
+            lines += [f"  {name}" for name in (names if every else compact(names))]
         if self.frozen():
             lines += ["", "frozen axes"]
         for first, rows in self.reasons():
@@ -147,6 +167,12 @@ def fold(families: Sequence[FamilyRow]) -> list[tuple[str, int, list[FamilyRow]]
         for size, named in by_size.items()
         for text, names in _folded(named)
     ]
+
+
+def fold_segments(segments: Sequence[SegmentRow]) -> list[tuple[str, list[SegmentRow]]]:
+    """(name, segments), with those whose names differ only in numbers under one name."""
+    named = {segment.name: segment for segment in segments}
+    return [(text, [named[name] for name in names]) for text, names in _folded(named)]
 
 
 def compact(names: Iterable[str]) -> list[str]:
@@ -201,12 +227,24 @@ def explain(target: Graph | Space) -> Explanation:
         model=graph.name,
         axes=tuple(_Axes(space).rows()),
         families=tuple(_families(space)),
+        segments=tuple(_segments(space)),
+        choices={choice.name: choice.branches for choice in space.segments.choices},
         costs={m: float(full[m][0]) for m in METRICS},
         least={m: float(least[m][0]) for m in METRICS},
         tied=dict(graph.aliases),
         notes=tuple(graph.notes),
         space=space,
     )
+
+
+def _segments(space: Space) -> Iterable[SegmentRow]:
+    everyone = np.eye(len(space.segments), dtype=bool)
+    widths = np.array([[f.size for f in space.families]], np.int64)
+    full = space.costs.evaluate(widths)
+    costs = space.costs.evaluate(np.repeat(widths, len(everyone), axis=0), everyone)
+    for k, segment in enumerate(space.segments):
+        saves = {m: float((full[m][0] - costs[m][k]) / max(full[m][0], 1)) for m in METRICS}
+        yield SegmentRow(segment.name, segment.parent, segment.source, len(segment.tensors), saves)
 
 
 def _families(space: Space) -> Iterable[FamilyRow]:

@@ -94,7 +94,7 @@ def _consumers(graph: Graph, extraction: Extraction, left: dict[str, str]) -> It
     """Calls that read cut units through a weight of their own, in graph order; ``left`` takes why others are not."""
     for node in graph.fx.nodes:
         op = lookup(node.target) if node.op == "call_function" else None
-        if op is None:
+        if op is None or extraction.node(node) is None:
             continue
         for tensor in node.all_input_nodes:
             kept = extraction.kept.get(str(tensor.target), ()) if tensor.op == "get_attr" else ()
@@ -125,7 +125,9 @@ class _Layer:
         op, label = lookup(node.target), space.labels[node]
         assert op is not None and op.columns is not None and isinstance(label, Label)
         self.columns, self.call = op.columns, Call(node)
-        self.small = Call(extraction.node(node))
+        small = extraction.node(node)
+        assert small is not None
+        self.small = Call(small)
         self.keep = tuple(None if (m := space.axis_keep(axis, gone)).all() else m for axis in label.axes)
         self.weight = str(self.call["weight"].target)
         self.width = extraction.graph.tensors[self.weight][0].numel()

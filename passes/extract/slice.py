@@ -29,6 +29,8 @@ class SpaceCut:
 
     def __init__(self, space: Space, config: Config) -> None:
         self._space, self._gone = space, space.removed(config)
+        self._live = space.live(config.skip)
+        self._erased = {(s.operand, s.join) for s in map(space.segments.named, config.skip)}
         self._keep: dict[int, tuple[Axis, Bools]] = {}
 
     def of(self, node: fx.Node) -> Label:
@@ -38,6 +40,13 @@ class SpaceCut:
 
     def out(self, call: Call) -> Label:
         return self.of(call.node)
+
+    def needs(self, node: fx.Node) -> bool:
+        """Whether ``node`` is still needed once segments are erased."""
+        return bool(self._live[self._space.segments.liveness.nodes[node]])
+
+    def erases(self, operand: fx.Node, join: fx.Node) -> bool:
+        return (operand, join) in self._erased
 
     def keep(self, axis: Axis) -> Bools:
         known = self._keep.get(id(axis))
@@ -88,9 +97,15 @@ def cut(space: Space, config: Config) -> Extraction:
     env: dict[fx.Node, fx.Node] = {}
     sizes: list[Sizes] = []
     recounts: list[Recount] = []
+    left: dict[fx.Node, fx.Node] = {}
     for node in graph.fx.nodes:
-        new = small.node_copy(node, lambda n: env[n])
-        new.meta = {key: node.meta[key] for key in ("value", "source", "modules") if key in node.meta}
+        if node.op != "placeholder" and not view.needs(node):
+            continue
+        parts = [n for n in node.all_input_nodes if not view.erases(n, node)]
+        if len(parts) < len(node.all_input_nodes) and len(parts) == 1:
+            env[node], left[node] = env[parts[0]], parts[0]
+            continue
+        new = _copied(node, parts, small, env)
         env[node] = new
         if node.op == "call_function":
             sizes += _rewrite(node, new, view, env)
@@ -114,7 +129,25 @@ def cut(space: Space, config: Config) -> Extraction:
     )
     result.verify()
     TIDY.run(result)
-    return Extraction(result, kept, tuple(sizes), tuple(recounts), folded, env)
+    joined = tuple(space.segments.named(name).modules for name in config.skip)
+    dead = space.dead_tensors(config.skip)
+    erased = sorted({*dead, *(alias for alias, name in graph.aliases.items() if name in dead)})
+    return Extraction(result, kept, tuple(sizes), tuple(recounts), folded, env, left, joined, tuple(erased))
+
+
+def _copied(node: fx.Node, parts: list[fx.Node], small: fx.Graph, env: dict[fx.Node, fx.Node]) -> fx.Node:
+    """A copy of ``node`` in the small graph, over the operands ``parts`` alone where it concatenates more."""
+    args: Any = node.args
+    kwargs: Any = node.kwargs
+    if len(parts) < len(node.all_input_nodes):
+        op = lookup(node.target)
+        assert op is not None and op.join is not None and op.join.parts is not None
+        call = Call(node)
+        args, kwargs = call.with_arguments({op.join.parts: [n for n in call[op.join.parts] if n in parts]})
+    args, kwargs = (fx.map_arg(part, lambda n: env[n]) for part in (args, kwargs))
+    new = small.create_node(node.op, node.target, args, kwargs, node.name, node.type)
+    new.meta = {key: node.meta[key] for key in ("value", "source", "modules") if key in node.meta}
+    return new
 
 
 def _folded(space: Space, config: Config, view: SpaceCut) -> dict[str, torch.Tensor]:
@@ -122,7 +155,7 @@ def _folded(space: Space, config: Config, view: SpaceCut) -> dict[str, torch.Ten
     masked = space.masked_tensors(config) if space.folds else {}
     result: dict[str, torch.Tensor] = {}
     for node, axis in space.folds.items():
-        constants = view.constants(axis)
+        constants = view.constants(axis) if view.needs(node) else np.zeros(0)
         if constants.any():
             weight = masked[str(Call(node)["weight"].target)].detach().double()
             matrix = weight.flatten(2).sum(-1) if weight.ndim > 2 else weight

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +24,14 @@ STEPS = 16
 """How many steps of one family may be traded for a step of another, dearer one."""
 
 
-def allocate(space: Space, scores: Mapping[str, Floats], budget: Budget) -> Config:
+def allocate(
+    space: Space, scores: Mapping[str, Floats], budget: Budget, most: Mapping[str, int] | None = None
+) -> Config:
     """The config that meets ``budget`` and loses the least score for the cost it saves.
 
     ``scores[family]`` is the importance of each unit. Units leave in the order of score per marginal cost, as many as
     the budget asks for (bisection over the vectorised cost model); then whatever still fits comes back, best first.
+    ``most[family]``, allowed widths, are not exceeded: a choice made in turns shrinks from one turn to the next.
     ``budget`` must be reachable (`coppice.core.budget.resolve` checks it).
     """
     families = space.families
@@ -39,15 +42,15 @@ def allocate(space: Space, scores: Mapping[str, Floats], budget: Budget) -> Conf
                 place=f"family {family.name}",
                 remedy="check the calibration data, and that training has not diverged",
             )
-    most = np.array([f.widths[-1] for f in families], np.int64)
-    if not families or budget.met(_costs(space, most)):
-        return space.with_widths({f.name: f.widths[-1] for f in families}, scores)
+    top = np.array([min(f.widths[-1], (most or {}).get(f.name, f.size)) for f in families], np.int64)
+    if not families or budget.met(_costs(space, top)):
+        return space.with_widths({f.name: int(w) for f, w in zip(families, top, strict=True)}, scores)
     for floor in (FLOOR, 0.0):
-        widths = _bisect(space, scores, budget, floor)
+        widths = _bisect(space, scores, budget, floor, top)
         if budget.met(_costs(space, widths)):
             break
-    widths = _exchange(space, scores, budget, _refill(space, scores, budget, widths))
-    widths = _refill(space, scores, budget, widths)  # a trade may have made room
+    widths = _exchange(space, scores, budget, _refill(space, scores, budget, widths, top), top)
+    widths = _refill(space, scores, budget, widths, top)  # a trade may have made room
     return space.with_widths({f.name: int(w) for f, w in zip(families, widths, strict=True)}, scores)
 
 
@@ -55,8 +58,8 @@ def _costs(space: Space, widths: Ints) -> dict[str, float]:
     return {metric: float(values[0]) for metric, values in space.cost(widths[None, :]).items()}
 
 
-def _bisect(space: Space, scores: Mapping[str, Floats], budget: Budget, floor: float) -> Ints:
-    """Widths after removing the shortest prefix of the removal order that meets the budget."""
+def _bisect(space: Space, scores: Mapping[str, Floats], budget: Budget, floor: float, top: Ints) -> Ints:
+    """Widths, at most ``top``, after removing the shortest prefix of the removal order that meets the budget."""
     families = space.families
     full = np.array([f.size for f in families], np.int64)
     least = np.array([max(f.widths[0], _at_least(f, floor * f.size)) for f in families], np.int64)
@@ -73,7 +76,7 @@ def _bisect(space: Space, scores: Mapping[str, Floats], budget: Budget, floor: f
     owner = owner[np.argsort(worth, kind="stable")].astype(np.int64)
 
     def after(count: int) -> Ints:
-        left = full - np.bincount(owner[:count], minlength=len(families))
+        left = np.minimum(full - np.bincount(owner[:count], minlength=len(families)), top)
         return np.array([_at_least(f, w) for f, w in zip(families, left, strict=True)], np.int64)
 
     low, high = 0, len(owner)
@@ -102,13 +105,13 @@ def _at_least(family: Family, width: float) -> int:
     return int(widths[min(int(np.searchsorted(widths, width - 1e-9)), len(widths) - 1)])
 
 
-def _refill(space: Space, scores: Mapping[str, Floats], budget: Budget, widths: Ints) -> Ints:
+def _refill(space: Space, scores: Mapping[str, Floats], budget: Budget, widths: Ints, top: Ints) -> Ints:
     """Give units back while any step up to a family's next allowed width still fits, the best score per cost first."""
     families = space.families
     ranked = [-np.sort(-np.asarray(scores[f.name])) for f in families]
     metric = budget.limits[0][0]
     while True:
-        steps = [(k, up) for k, f in enumerate(families) if (up := _next(f, int(widths[k]))) is not None]
+        steps = _ups(families, widths, top)
         if not steps:
             return widths
         trials = np.repeat(widths[None, :], len(steps), axis=0)
@@ -123,7 +126,7 @@ def _refill(space: Space, scores: Mapping[str, Floats], budget: Budget, widths: 
         widths = trials[int(np.argmax(np.where(fits, gain, -np.inf)))]
 
 
-def _exchange(space: Space, scores: Mapping[str, Floats], budget: Budget, widths: Ints) -> Ints:
+def _exchange(space: Space, scores: Mapping[str, Floats], budget: Budget, widths: Ints, top: Ints) -> Ints:
     """Trade steps down in one family for a step up in another while that brings the cost closer to the budget.
 
     Removing single units leaves a gap of up to one unit's cost; trades between families of different cost close it.
@@ -134,21 +137,23 @@ def _exchange(space: Space, scores: Mapping[str, Floats], budget: Budget, widths
     for _ in range(4 * len(space.families)):
         if _spent(space, budget, widths[None, :])[0] >= 1 - SLACK:
             return widths
-        better = _trade(space, budget, widths, 1)
-        better = _trade(space, budget, widths, STEPS, prefixes) if better is None else better
+        better = _trade(space, budget, widths, top, 1)
+        better = _trade(space, budget, widths, top, STEPS, prefixes) if better is None else better
         if better is None:
             return widths
         widths = better
     return widths
 
 
-def _trade(space: Space, budget: Budget, widths: Ints, steps: int, prefixes: list[Floats] | None = None) -> Ints | None:
+def _trade(
+    space: Space, budget: Budget, widths: Ints, top: Ints, steps: int, prefixes: list[Floats] | None = None
+) -> Ints | None:
     """The trade of one step up for at most ``steps`` down that uses most of the budget; None where none uses more.
 
     ``prefixes[k][n]`` is the score of the n best units of family k; with it, trades that lose score do not count.
     """
     families = space.families
-    ups = [(k, up) for k, f in enumerate(families) if (up := _next(f, int(widths[k]))) is not None]
+    ups = _ups(families, widths, top)
     downs = [(k, down) for k, f in enumerate(families) for down in _below(f, int(widths[k]), steps)]
     if len(ups) * len(downs) > 65536:
         return None
@@ -176,5 +181,11 @@ def _below(family: Family, width: int, steps: int) -> list[int]:
     return [w for w in family.widths if w < width][-steps:]
 
 
-def _next(family: Family, width: int) -> int | None:
-    return next((w for w in family.widths if w > width), None)
+def _ups(families: Sequence[Family], widths: Ints, top: Ints) -> list[tuple[int, int]]:
+    """(family, its next allowed width) for every family that may grow within ``top``."""
+    found = []
+    for k, family in enumerate(families):
+        up = next((w for w in family.widths if w > widths[k]), None)
+        if up is not None and up <= top[k]:
+            found.append((k, up))
+    return found

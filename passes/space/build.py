@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from torch import fx, nn
 
-from coppice.core.cost import CostModel
 from coppice.core.errors import UnsupportedError, UsageError
 from coppice.core.graph import Graph
 from coppice.core.labels import RESIDUAL, Ids, Reason
@@ -21,6 +20,7 @@ from coppice.passes.analyze.labels import Analysis, analyze
 from coppice.passes.analyze.remedy import Remedies
 from coppice.passes.space.families import signatures
 from coppice.passes.space.price import price
+from coppice.passes.space.segments import find_segments
 
 Layer = str | type[nn.Module] | nn.Module | re.Pattern[str]
 Ignore = Layer | Iterable[Layer]
@@ -75,6 +75,8 @@ def build_space(
     roles = Roles(graph)
     families = _families(analysis, solution, leaves, roles, round_to)
     families = _bounded(families, bounds or {})
+    classes = [family.classes for family in families]
+    segments = find_segments(graph, analysis.labels, solution, leaves, classes)
     return Space(
         graph=graph,
         version=graph.version,
@@ -84,7 +86,8 @@ def build_space(
         tensor_axes=analysis.axes,
         masked=analysis.masked,
         leaves=leaves,
-        costs=_price(analysis, solution, leaves, families),
+        segments=segments,
+        costs=price(graph, flow, analysis.axes, solution, leaves, classes, segments),
         labels=dict(analysis.labels),
         folds=dict(flow.folds),
         residual=flow.residual,
@@ -94,10 +97,6 @@ def build_space(
             "residual": flow.residual,
         },
     )
-
-
-def _price(analysis: Analysis, solution: Solution, leaves: Ids, families: Sequence[Family]) -> CostModel:
-    return price(analysis.graph, analysis.flow, analysis.axes, solution, leaves, [f.classes for f in families])
 
 
 # ---- families ------------------------------------------------------------------------------------------------------

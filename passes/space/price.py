@@ -13,6 +13,7 @@ from coppice.core.cost import CostModel, Term, merge_terms
 from coppice.core.graph import Graph, Value
 from coppice.core.labels import Flow, Ids
 from coppice.core.ops import lookup
+from coppice.core.segments import Segments
 from coppice.core.solve import Solution
 
 Polynomial = tuple[tuple[tuple[int, ...], float], ...]
@@ -25,8 +26,10 @@ def price(
     solution: Solution,
     leaves: Ids,
     families: Sequence[Ids],
+    segments: Segments,
 ) -> CostModel:
     """Price params, MACs of one sample, and bytes for every config over ``families`` (classes of each)."""
+    live = segments.liveness
     family_of = np.full(solution.size, -1, np.int64)
     for f, classes in enumerate(families):
         family_of[classes] = f
@@ -41,17 +44,19 @@ def price(
             else:
                 axes.append(counter.factor(ids))
         trained = 1.0 if isinstance(tensor, nn.Parameter) else 0.0
-        terms.append(Term((trained * fixed, 0.0, float(tensor.element_size() * fixed)), tuple(axes)))
+        terms.append(
+            Term((trained * fixed, 0.0, float(tensor.element_size() * fixed)), tuple(axes), live.tensors[name])
+        )
     samples = _samples(graph)
     for node in graph.fx.nodes:
         if node.op == "call_function":
-            terms += _node_terms(node, flow, counter, samples)
+            terms += _node_terms(node, flow, counter, samples, live.nodes[node])
     monomials = sorted({m for poly in counter.polynomials for m, _ in poly}) or [()]
     counts = np.zeros((max(1, len(counter.polynomials)), len(monomials)))
     for a, poly in enumerate(counter.polynomials):
         for monomial, coefficient in poly:
             counts[a, monomials.index(monomial)] += coefficient
-    return CostModel(len(families), tuple(monomials), counts, merge_terms(terms), counter.exact)
+    return CostModel(len(families), tuple(monomials), counts, merge_terms(terms), counter.exact, segments)
 
 
 def _samples(graph: Graph) -> int:
@@ -61,7 +66,7 @@ def _samples(graph: Graph) -> int:
     return int(sizes[0]) if sizes else 1
 
 
-def _node_terms(node: fx.Node, flow: Flow, counter: _Counter, samples: int) -> list[Term]:
+def _node_terms(node: fx.Node, flow: Flow, counter: _Counter, samples: int, rule: int) -> list[Term]:
     op = lookup(node.target)
     if op is None or op.macs is None:
         return []
@@ -75,7 +80,7 @@ def _node_terms(node: fx.Node, flow: Flow, counter: _Counter, samples: int) -> l
                     fixed *= factor.size
                 else:
                     axes.append(counter.factor(factor.ids))
-        terms.append(Term((0.0, fixed, 0.0), tuple(axes)))
+        terms.append(Term((0.0, fixed, 0.0), tuple(axes), rule))
     return [term for term in terms if term.weights[1]]
 
 

@@ -61,7 +61,7 @@ def test_the_receipt_has_these_fields_and_is_json(space: Space) -> None:
         },
         "folded": [],
         "validated": True,
-        "config": {name: list(units) for name, units in config.items()},
+        "config": {"keep": {name: list(units) for name, units in config.items()}, "skip": []},
         "widths": {f.name: [f.size, len(config[f.name])] for f in space.families},
         "options": {"round_to": 1, "ignore": [], "residual": "exact"},
         "notes": [],

@@ -168,6 +168,7 @@ VALUES = st.one_of(st.sampled_from(NUMBERS), st.floats(-1e3, 1e3))
 )
 @example("x == 0.3", [None, None, None], [0.3, 0.0, 0.0])
 @example("x != 0", [None, None, None], [0.0, 0.0, 0.0])
+@example("x == y", [None, 0.5, None], [0.5, 0.0, 0.0])
 @example("and", [None, None, None], [0.0, 0.0, 0.0])
 def test_a_claim_holds_for_any_other_operand(name: str, known: list[float | None], other: list[float]) -> None:
     """Known operands hold what is known of them, the others anything: a claimed number is what the op computes."""

@@ -1,4 +1,4 @@
-"""A job: a fresh zoo model, its space, DHSPG around a base optimizer, and a training loop that repeats exactly."""
+"""A job: a fresh zoo model, its space, DHSPG or HESSO around a base, and a training loop that repeats exactly."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from coppice import DHSPG, Config, Space, build_space, trace
+from coppice.passes.train.engine import PruningOptimizer
 from zoo import MODELS
 
 Base = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+Method = Callable[..., PruningOptimizer]
 
 
 def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -33,7 +35,7 @@ def adamw(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
 class Job:
     model: nn.Module
     space: Space
-    optimizer: DHSPG
+    optimizer: PruningOptimizer
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
@@ -81,11 +83,12 @@ def job(name: str, base: Base = sgd, budget: Any = "50%", *, steps: int = 12, **
 
 def job_of(
     model: nn.Module, args: Any, kwargs: Any = None, base: Base = sgd, budget: Any = "50%", *, steps: int = 12,
-    **options: Any,
+    method: Method = DHSPG, **options: Any,
 ) -> Job:  # fmt: skip
     space = build_space(trace(model, kwargs or args))
     budget = budget if isinstance(budget, dict) else {"macs": budget}
-    optimizer = DHSPG(space, base(model.parameters()), budget, **{"start": 0.25, "stop": 0.75, **options}, steps=steps)
+    options = {"start": 0.25, "stop": 0.75, "steps": steps, **options}
+    optimizer = method(space, base(model.parameters()), budget, **options)
     return Job(model.train(), space, optimizer, args, kwargs or {})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -188,7 +189,7 @@ def test_only_buffers_and_nothing_prunable_leaves_the_base_optimizer() -> None:
     work = job_of(model, (torch.randn(4, 4),), budget="100%")
     assert work.space.families == ()
     finished(work)
-    assert work.optimizer.progress == {"step": 12, "redundant": 0, "zero": 0}
+    assert work.optimizer.progress == {"step": 12, "redundant": 0, "zero": 0, "skipped": 0, "remaining": 0}
 
 
 # ---- gradients that are not numbers --------------------------------------------------------------------------------
@@ -203,23 +204,88 @@ def poison(work: Job, step: int, value: float) -> None:
     work.optimizer.step()
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_gradients_that_are_no_numbers_in_warm_up_stop_the_choice_with_a_reason(value: float) -> None:
-    work = job("digits", sgd)
-    poison(work, 0, value)
-    with pytest.raises(UsageError, match="NaN or infinite") as caught:
-        work.train(range(1, 12))
-    assert "training" in caught.value.remedy
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("at", [0, 4, 8, 10], ids=["warm-up", "penalty", "last penalty step", "refinement"])
+def test_a_step_with_gradients_that_are_no_numbers_is_skipped_and_said_once(at: int, value: float) -> None:
+    work, plain = job("digits", sgd).train(range(at)), job("digits", sgd).train(range(at))
+    before = snapshot(work.model), work.optimizer.progress
+    with pytest.warns(UserWarning, match=f"NaN or infinite at step {at}; the step is skipped"):
+        poison(work, at, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        poison(work, at, value)
+    assert work.optimizer.progress == {**before[1], "skipped": 2}
+    assert same_parameters(work, before[0])
+    work.model.load_state_dict(before[0])  # the running statistics, which the two forwards have moved
+    assert same(snapshot(work.train(range(at, 12)).model), snapshot(plain.train(range(at, 12)).model))
+    assert work.optimizer.config() == plain.optimizer.config()
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("at", [4, 8, 10], ids=["penalty", "last penalty step", "refinement"])
-def test_later_ones_leave_the_choice_and_its_zeros_alone_and_show_in_the_loss(at: int, value: float) -> None:
-    """Training has diverged, as it would without coppice; redundant units stay exact."""
-    work = job("digits", sgd).train(range(at))
-    config = work.optimizer.config()
-    poison(work, at, value)
-    work.train(range(at + 1, 12))
-    assert work.optimizer.config() == config
-    assert nonzero_slices(work.space, config) == []
-    assert not torch.isfinite(work.loss(12))
+def same_parameters(work: Job, before: dict[str, Tensor]) -> bool:
+    return all(torch.equal(p, before[name]) for name, p in work.model.named_parameters())
+
+
+def test_one_bad_number_among_many_is_found_and_huge_ones_are_fine() -> None:
+    work = job("mlp", sgd)
+    torch.autograd.backward(work.loss(0))
+    grad = work.model.get_parameter("layers.3.weight").grad
+    assert grad is not None
+    grad[5, 7] = torch.nan
+    with pytest.warns(UserWarning, match="skipped"):
+        work.optimizer.step()
+    assert work.optimizer.progress["skipped"] == 1
+    grad[5, 7] = 3e38  # its square is infinite, it is not
+    grad[5, 8] = -3e38
+    work.optimizer.param_groups[0]["lr"] = 0.0
+    work.optimizer.step()
+    assert work.optimizer.progress["skipped"] == 1
+    assert work.optimizer.progress["step"] == 1
+
+
+def test_a_closure_with_bad_gradients_is_skipped_with_its_loss_returned() -> None:
+    work = job("mlp", adamw)
+    before = snapshot(work.model)
+
+    def closure() -> float:
+        work.optimizer.zero_grad()
+        torch.autograd.backward(work.loss(0) * torch.nan)
+        return 3.0
+
+    with pytest.warns(UserWarning, match="skipped"):
+        assert work.optimizer.step(closure) == 3.0
+    assert same(snapshot(work.model), before)
+
+
+# ---- parameters that come later, and configs asked for too early -----------------------------------------------------
+
+
+def test_parameters_added_to_the_base_behind_our_back_are_refused() -> None:
+    work = job("mlp", sgd).train(range(2))
+    work.optimizer.base.add_param_group({"params": [nn.Parameter(torch.zeros(3))]})
+    with pytest.raises(UsageError, match="cannot join"):
+        work.step(2)
+
+
+def test_a_schedule_longer_than_the_training_says_what_remains_and_the_subnet_is_the_masked_model() -> None:
+    work = job("digits", sgd, steps=100).train(range(40))
+    assert work.optimizer.progress["remaining"] == 35
+    with pytest.warns(UserWarning, match=r"at step 40 of 75: .* train 35 steps more"):
+        config = work.optimizer.config()
+    assert nonzero_slices(work.space, config)
+    subnet = extract(work.space, config)
+    work.model.eval()
+    with torch.no_grad():
+        found, masked, live = (m(*work.args) for m in (subnet, subnet.reference(), work.model))
+    torch.testing.assert_close(found, masked)
+    assert not torch.allclose(found, live)
+
+
+def test_asking_for_the_config_in_warm_up_changes_nothing() -> None:
+    work, plain = job("digits", sgd), job("digits", sgd).train(range(12))
+    for step in range(12):
+        if step < work.optimizer.stop:
+            with pytest.warns(UserWarning, match=f"at step {step} of 9"):
+                work.optimizer.config()
+        work.step(step)
+    assert work.optimizer.config() == plain.optimizer.config()
+    assert same(snapshot(work.model), snapshot(plain.model))

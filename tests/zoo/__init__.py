@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from zoo import convnext, densenet, digits, hf, mlp, mobilenet, recurrent, resnet, shufflenet, superres, unet, vgg, vit
+from zoo import (
+    convnext,
+    densenet,
+    digits,
+    hf,
+    mlp,
+    mobilenet,
+    recurrent,
+    resnet,
+    shufflenet,
+    supernets,
+    superres,
+    unet,
+    vgg,
+    vit,
+)
 from zoo.case import Case, registry
 from zoo.traps import TRAPS
 
@@ -20,6 +35,7 @@ MODELS: dict[str, Case] = registry(
     digits.CASES,
     mlp.CASES,
     recurrent.CASES,
+    supernets.CASES,
 )
 
 __all__ = ["MODELS", "TRAPS", "Case"]

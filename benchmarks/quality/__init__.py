@@ -1,0 +1,1 @@
+"""Accuracy at a budget: coppice beside its peers, with the same starts, optimisation steps and achieved cost."""
