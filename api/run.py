@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import coppice
+from coppice.core.config import Config
 from coppice.core.cost import METRICS
 from coppice.core.errors import UsageError
 from coppice.core.files import write_text
@@ -178,23 +180,29 @@ class Run:
             line |= {name: int(progress[name]) for name in ("redundant", "zero") if name in progress}
         last = self.step == self.total - 1
         if self.space is not None and (last or self.step % max(self.total // POINTS, 1) == 0):
-            line["cost"] = self._share([f.size - int(zero) for f, zero in zip(*self._zero_units(), strict=True)])
-            if line.get("redundant"):  # before that, asking for the config would choose it
-                config = self.optimizer.config()  # type: ignore[attr-defined]
-                line["target"] = self._share([len(config[f.name]) for f in self.space.families])
+            line |= self._costs(self.space, bool(line.get("redundant")))
         return line
 
-    def _zero_units(self) -> tuple[Any, list[int]]:
-        assert self.space is not None
-        sizes = self.space.magnitudes()
-        return self.space.families, [int((sizes[f.name] == 0).sum()) for f in self.space.families]
+    def _costs(self, space: Space, chosen: bool) -> dict[str, Any]:
+        """What the model would cost with its zero units removed, and with all redundant ones, of the full model."""
+        sizes = space.magnitudes()
+        widths = [max(int((sizes[f.name] > 0).sum()), 1) for f in space.families]
+        config = self._config() if chosen else space.full()
+        erased = [name for name in config.skip if self._is_zero(space, name)]
+        full = space.cost(space.full())
+        costs = {"cost": space.cost(np.array([widths], np.int64), erased)}
+        costs |= {"target": space.cost(config)} if chosen else {}
+        return {k: {m: round(float(cost[m][0] / full[m][0]), 6) for m in METRICS} for k, cost in costs.items()}
 
-    def _share(self, widths: list[int]) -> dict[str, float]:
-        """Costs of the widths (one unit at least stays) as fractions of the full model's."""
-        assert self.space is not None
-        full = [f.size for f in self.space.families]
-        costs = self.space.cost(np.array([np.maximum(widths, 1), full], dtype=np.int64))
-        return {metric: round(float(costs[metric][0] / costs[metric][1]), 6) for metric in METRICS}
+    def _config(self) -> Config:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is not final yet is what the record shows
+            config: Config = self.optimizer.config()  # type: ignore[attr-defined]
+        return config
+
+    def _is_zero(self, space: Space, segment: str) -> bool:
+        own = space.dead_tensors([segment])
+        return not any(bool(p.detach().any()) for name, p in space.graph.parameters().items() if name in own)
 
     # ---- the folder ----------------------------------------------------------------------------------------------
 

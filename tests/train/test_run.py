@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import torch.nn.functional as F
 import yaml
 from torch import nn
 
-from coppice import DHSPG, Run, UnsupportedError, UsageError, build_space, trace
+from coppice import DHSPG, H2SPG, Run, UnsupportedError, UsageError, build_space, trace
 from coppice.passes.train.progress import described
 from coppice.passes.train.record import load_checkpoint, read_metrics
+from zoo import MODELS
 
 STEPS = 20
 
@@ -89,6 +91,25 @@ def test_the_folder_holds_the_run(tmp_path: Path) -> None:
     assert last["cost"] == last["target"]
     assert last["cost"]["macs"] <= 0.5
     assert load_checkpoint(run.folder / "checkpoint.pt")["step"] == STEPS
+
+
+def test_erased_segments_count(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = MODELS["digits"].build().train()
+    space = build_space(trace(model, torch.randn(2, 1, 8, 8)))
+    optimizer = H2SPG(space, torch.optim.SGD(model.parameters(), lr=0.01), {"macs": "30%"}, steps=12)
+    run = Run(tmp_path / "run", optimizer, model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the record may ask for a config that is not final
+        for _ in run.steps():
+            optimizer.zero_grad()
+            torch.autograd.backward(model(torch.randn(8, 1, 8, 8)).square().mean())
+            optimizer.step()
+            run.log()
+    assert optimizer.config().skip
+    last = run.metrics()[-1]
+    assert last["cost"] == last["target"]
+    assert 0 < last["target"]["macs"] <= 0.3
 
 
 def test_asking_does_not_change_the_training(tmp_path: Path) -> None:
