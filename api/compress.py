@@ -37,8 +37,8 @@ def compress(
     """The subnet of ``model`` within ``budget``, chosen in one shot and validated.
 
     With ``calibration`` batches (inputs, or (inputs, targets)), batch-norm statistics are measured again after the cut;
-    the ``taylor`` score needs them too. With ``reform``, weights that read cut units are fitted on them to the
-    full model as well, which makes up for much of what a one-shot cut costs. The arguments are those of `trace`,
+    the ``taylor`` score needs them too. With ``reform``, weights behind the cut are fitted on them to the full
+    model as well, which makes up for much of what a one-shot cut costs. The arguments are those of `trace`,
     `build_space`, `prune`, `recalibrate` and `reform`, and so are the errors.
     """
     data = None if calibration is None else list(listed(calibration))

@@ -1,4 +1,4 @@
-"""`reform`: after a one-shot cut, let what stayed make up for what left, by least squares on calibration data."""
+"""`reform`: after a one-shot cut, let what stays make up for what left, by least squares on calibration data."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from coppice.passes.train.recalibrate import statistics
 
 
 def reform(subnet: Subnet, calibration: Iterable[Any]) -> Subnet:
-    """Fit the weights that read cut units to the full model's on ``calibration`` batches, in place; returns the subnet.
+    """Fit the weights behind the cut to the full model on ``calibration`` batches, in place; returns the subnet.
 
-    Every linear layer and convolution whose inputs were cut gets the weights and bias that bring its result nearest to
-    the full model's in the mean square (W' = W C[:, K] (C_KK + ridge)^-1, C = X X^T), layer after layer, from inputs
-    that are reformed already. Batch-norm statistics are measured again at the end, unless the data are too few, or
+    Every linear layer and convolution behind a cut unit or an erased segment gets the weights and bias that bring its
+    result nearest to the full model's in the mean square (W' = W C[:, K] (C_KK + ridge)^-1, C = X X^T), layer after
+    layer, from inputs that are reformed already. Batch-norm statistics are measured again at the end, unless the data are too few, or
     too unlike the training data, for that: where it would change the full model more than the subnet differs from it.
     The ridge is chosen for each layer
     on samples that were left out of the fit, so a weight stays where the data are too few to do better. Batches are
