@@ -25,12 +25,11 @@ def reform(subnet: Subnet, calibration: Iterable[Any]) -> Subnet:
 
     Every linear layer and convolution behind a cut unit or an erased segment gets the weights and bias that bring its
     result nearest to the full model's in the mean square (W' = W C[:, K] (C_KK + ridge)^-1, C = X X^T), layer after
-    layer, from inputs that are reformed already. Batch-norm statistics are measured again at the end, unless the data are too few, or
-    too unlike the training data, for that: where it would change the full model more than the subnet differs from it.
-    The ridge is chosen for each layer
-    on samples that were left out of the fit, so a weight stays where the data are too few to do better. Batches are
-    inputs, or (inputs, targets); they are read once for every layer, and so held in memory. Some hundred samples will
-    do for small models.
+    layer, from inputs that are reformed already. Batch-norm statistics are measured again at the end, unless the data
+    are too few, or too unlike the training data, for that: where it would change the full model more than the subnet
+    differs from it. The ridge is chosen for each layer on samples that were left out of the fit, so a weight stays
+    where the data are too few to do better. Batches are inputs, or (inputs, targets); they are read once for every
+    layer, and so held in memory. Some hundred samples will do for small models.
 
     This makes new weights, on purpose: the subnet no longer equals the full model masked with the weights it was cut
     with. It equals the one with its present weights, as after fine-tuning: `Subnet.reference` follows, and the two are

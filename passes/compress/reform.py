@@ -5,7 +5,7 @@ correction: with E what the layer's result lacks of the full model's, W' = W_K +
 the ridge draws towards the present weights, and directions in which there is no data keep them. Layers are corrected in
 the order of the graph, from the inputs that the layers before them, already corrected, give them. Each layer's ridge is
 the one that does best when it is fitted on half of the samples and tried on the other half; where none helps there, the
-weight stays (docs/decisions/0007-reformation.md).
+weight stays (docs/decisions/0008-reformation.md).
 """
 
 from __future__ import annotations
