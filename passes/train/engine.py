@@ -424,7 +424,7 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
                 place=f"{self._own}.load_state_dict",
                 remedy=f"load what {self._own}.state_dict() gave, or load this state into base before wrapping it",
             )
-        check_facts(state_dict["pruning"], self._facts(), self._own)
+        self.check_state(state_dict["pruning"])
         self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "pruning"})
         self.load_pruning_state(state_dict["pruning"])
 
@@ -437,7 +437,7 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
 
     def load_pruning_state(self, state: Mapping[str, Any]) -> None:
         """Take back `pruning_state`, the base optimizer's state being loaded already."""
-        check_facts(state, self._facts(), self._own)
+        self.check_state(state)
         config, values = unpacked(state)
         self.count, self.skipped = int(values["count"]), int(values["skipped"])
         self._measured, self._made = int(values["measured"]), int(values["made"])
@@ -449,6 +449,10 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
             self._index_again()
         self._restore(values)
         self._joined = False
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise `UsageError` that says in what a `pruning_state` is of another model, space, schedule or version."""
+        check_facts(state, self._facts(), self._own)
 
     def _check_parameters(self) -> None:
         trained: set[int] = {id(p) for group in self.base.param_groups for p in group["params"]}

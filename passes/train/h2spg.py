@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from torch import fx, nn
+from torch.utils._pytree import tree_map
 
 from coppice.core.budget import Budget, BudgetLike, resolve
 from coppice.core.config import Config
@@ -169,7 +170,8 @@ def silent(space: Space) -> Bools:
     live = space.segments.liveness.evaluate(everyone)
     if not len(everyone) or space.graph.inputs is None:
         return np.zeros(len(everyone), bool)
-    args, kwargs = space.graph.inputs
+    device = next(iter(space.graph.tensors.values())).device
+    args, kwargs = tree_map(lambda x: x.to(device) if isinstance(x, torch.Tensor) else x, space.graph.inputs)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         values = space.graph.values(*args, **kwargs)
