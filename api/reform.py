@@ -14,13 +14,13 @@ from coppice.api.subnet import Subnet
 from coppice.core.errors import UnsupportedError
 from coppice.core.graph import Graph
 from coppice.core.tensors import refresh
-from coppice.passes.compress.reform import Batch
+from coppice.passes.compress.reform import Batch, Progress
 from coppice.passes.compress.reform import reform as fitted
 from coppice.passes.prune.scores import batches
 from coppice.passes.train.recalibrate import statistics
 
 
-def reform(subnet: Subnet, calibration: Iterable[Any]) -> Subnet:
+def reform(subnet: Subnet, calibration: Iterable[Any], *, progress: Progress = lambda _, __: None) -> Subnet:
     """Fit the weights behind the cut to the full model on ``calibration`` batches, in place; returns the subnet.
 
     Every linear layer and convolution behind a cut unit or an erased segment gets the weights and bias that bring its
@@ -37,6 +37,8 @@ def reform(subnet: Subnet, calibration: Iterable[Any]) -> Subnet:
     the full model's as a share of its variance on the calibration data (``output``); the same for the result of each
     layer, on samples left out of the fit (``weights``); and which weights were left alone, and why (``left``).
 
+    ``progress`` is called with the layer that comes next and the part that is done.
+
     Raises `UsageError` where there is no batch or inputs are not finite, `UnsupportedError` for a loaded subnet or one
     on meta tensors; nothing is changed then.
     """
@@ -46,7 +48,7 @@ def reform(subnet: Subnet, calibration: Iterable[Any]) -> Subnet:
     read = list(batches(origin.space, calibration))
     full = origin.space.graph
     refresh(full)
-    found = fitted(origin.space, origin.config, origin.extraction, subnet.tensors(), read)
+    found = fitted(origin.space, origin.config, origin.extraction, subnet.tensors(), read, progress)
     before = _lacking(full, subnet.graph, subnet.tensors(), read)
     proof = subnet.receipt["equivalence"]
     cut_error = subnet.receipt.get("reformed", {}).get("cut_error", proof and proof["error"])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -37,6 +37,8 @@ LARGEST = 6000
 CHUNK = 1 << 24
 """Numbers of unfolded input that are held at once."""
 
+Progress = Callable[[str, float], None]
+"""Takes what is being done, and the part of all that is done."""
 Batch = tuple[tuple[Any, ...], dict[str, Any], Any]
 
 
@@ -67,6 +69,7 @@ def reform(
     extraction: Extraction,
     tensors: Mapping[str, Tensor],
     batches: Sequence[Batch],
+    progress: Progress = lambda _, __: None,
 ) -> Reformation:
     """Correct every layer whose inputs the cut changed, so that it gives what it gave in the full model, nearly.
 
@@ -81,7 +84,9 @@ def reform(
     left: dict[str, str] = {}
     fits: dict[str, Fit] = {}
     gone = space.removed(config)
-    for node in _consumers(space.graph, extraction, left):
+    layers = list(_consumers(space.graph, extraction, left))
+    for done, node in enumerate(layers):
+        progress(f"fit {node.name}", done / len(layers))
         layer = _Layer(space, extraction, gone, node)
         change, shift, fits[layer.weight] = solve(
             *layer.halves({**tensors, **changed}, batches), layer.bias is not None

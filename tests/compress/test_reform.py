@@ -165,6 +165,13 @@ def test_layers_behind_an_erased_segment_make_up_for_it(units: bool) -> None:
     assert not erased & subnet.receipt["reformed"]["weights"].keys()
 
 
+def test_progress_names_the_layers_in_order() -> None:
+    x, seen = torch.randn(16, 6), list[tuple[str, float]]()
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    reform(keep(model, x), [x], progress=lambda what, done: seen.append((what, done)))
+    assert seen == [("fit linear_1", 0.0), ("fit linear_2", 0.5)]
+
+
 def test_the_users_model_is_not_touched() -> None:
     model, subnet, batches = zoo("digits")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
