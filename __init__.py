@@ -18,6 +18,7 @@ _HOMES = {
     "recalibrate": "coppice.api.recalibrate",
     "reform": "coppice.api.reform",
     "Distillation": "coppice.api.distill",
+    "Run": "coppice.api.run",
     "carry_over": "coppice.api.carry_over",
     "DHSPG": "coppice.passes.train.dhspg",
     "H2SPG": "coppice.passes.train.h2spg",
@@ -48,6 +49,7 @@ __all__ = [
     "Distillation",
     "EquivalenceError",
     "Graph",
+    "Run",
     "Space",
     "Subnet",
     "TraceError",
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from coppice.api.extract import extract
     from coppice.api.recalibrate import recalibrate
     from coppice.api.reform import reform
+    from coppice.api.run import Run
     from coppice.api.subnet import Subnet, load
     from coppice.core.config import Config
     from coppice.core.errors import (

@@ -72,5 +72,6 @@ def _heirs(subnet: Subnet) -> dict[Tensor, Heir | None]:
     for name, tensor in full.items():
         if result.get(tensor) is None:
             masks = origin.extraction.kept.get(graph.canonical(name), ())
-            result[tensor] = Heir(name, own[name], masks) if name in own else None
+            stays = name in own and name not in origin.extraction.erased
+            result[tensor] = Heir(name, own[name], masks) if stays else None
     return result

@@ -149,9 +149,10 @@ class Subnet:
         """Copies of ``tensors``, named and shaped like the full model's, cut to the subnet's shapes.
 
         For anything that goes with the weights: an average of them, moments, gradients, masks. Any selection of the
-        full model's parameters and buffers will do, under any of their names; what the cut does not know (a counter of
-        batches) is copied whole. Values are taken as they are: a bias that took over constants of removed units
-        (``receipt["folded"]``) is cut without them, so weights to run with come from ``extract(..., weights=...)``.
+        full model's parameters and buffers will do, under any of their names; those of erased segments are left out,
+        and what the cut does not know (a counter of batches) is copied whole. Values are taken as they are: a bias that
+        took over constants of removed units (``receipt["folded"]``) is cut without them, so weights to run with come
+        from ``extract(..., weights=...)``.
 
         Raises `UsageError` for an unknown name or another shape, `UnsupportedError` for a loaded subnet.
         """
@@ -169,7 +170,8 @@ class Subnet:
                     place=f"slice: {name}",
                     remedy="pass tensors shaped like the full model's; they are cut here",
                 )
-            result[name] = sliced(tensor, origin.extraction.kept.get(graph.canonical(name), ()))
+            if name not in origin.extraction.erased:
+                result[name] = sliced(tensor, origin.extraction.kept.get(graph.canonical(name), ()))
         return result
 
     # ---- out -----------------------------------------------------------------------------------------------------

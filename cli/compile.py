@@ -130,6 +130,7 @@ def _compile(settings: CompileSettings, say: Say) -> Subnet:
         score=settings.score,
         calibration=data,
         reform=settings.reform,
+        progress=lambda what, done: say(f"{what} ({done:.0%} of the layers done)"),
         seed=settings.seed,
     )
     with folder(settings.out) as inside:

@@ -1,18 +1,18 @@
-"""Least-squares reformation: what the cut took from a layer's result is made up for by the inputs that stay.
+"""Least-squares reformation: what the cut took from layers' results is made up for by the inputs that stay.
 
 W' = W C[:, K] (C_KK + ridge)^-1 with C = X X^T over calibration inputs (He et al., Channel Pruning, 2017), written as a
 correction: with E what the layer's result lacks of the full model's, W' = W_K + E X_K^T (X_K X_K^T + ridge)^-1, so that
 the ridge draws towards the present weights, and directions in which there is no data keep them. Layers are corrected in
 the order of the graph, from the inputs that the layers before them, already corrected, give them. Each layer's ridge is
 the one that does best when it is fitted on half of the samples and tried on the other half; where none helps there, the
-weight stays (docs/decisions/0007-reformation.md).
+weight stays (docs/decisions/0008-reformation.md).
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -37,6 +37,8 @@ LARGEST = 6000
 CHUNK = 1 << 24
 """Numbers of unfolded input that are held at once."""
 
+Progress = Callable[[str, float], None]
+"""Takes what is being done, and the part of all that is done."""
 Batch = tuple[tuple[Any, ...], dict[str, Any], Any]
 
 
@@ -67,8 +69,9 @@ def reform(
     extraction: Extraction,
     tensors: Mapping[str, Tensor],
     batches: Sequence[Batch],
+    progress: Progress = lambda _, __: None,
 ) -> Reformation:
-    """Correct every layer whose inputs were cut, so that it gives what it gave in the full model as nearly as it can.
+    """Correct every layer whose inputs the cut changed, so that it gives what it gave in the full model, nearly.
 
     ``tensors`` are those of the small graph now, by name; they are not changed. For each of L layers both graphs run up
     to it on all ``batches``: about L/2 passes of both over the data. Memory is one batch and three matrices C in fp64.
@@ -81,7 +84,9 @@ def reform(
     left: dict[str, str] = {}
     fits: dict[str, Fit] = {}
     gone = space.removed(config)
-    for node in _consumers(space.graph, extraction, left):
+    layers = list(_consumers(space.graph, extraction, left))
+    for done, node in enumerate(layers):
+        progress(f"fit {node.name}", done / len(layers))
         layer = _Layer(space, extraction, gone, node)
         change, shift, fits[layer.weight] = solve(
             *layer.halves({**tensors, **changed}, batches), layer.bias is not None
@@ -91,20 +96,28 @@ def reform(
 
 
 def _consumers(graph: Graph, extraction: Extraction, left: dict[str, str]) -> Iterator[fx.Node]:
-    """Calls that read cut units through a weight of their own, in graph order; ``left`` takes why others are not."""
+    """Calls that read what the cut changed through a weight of their own, in graph order; ``left`` says why not others.
+
+    Changed is what has a cut or an erased operand, or a changed one: all that comes after the cut.
+    """
+    changed: set[fx.Node] = set()
     for node in graph.fx.nodes:
-        op = lookup(node.target) if node.op == "call_function" else None
+        if node.op == "get_attr" and any(mask is not None for mask in extraction.kept.get(str(node.target), ())):
+            changed.add(node)
+        data = [n for n in node.all_input_nodes if n.op != "get_attr"]
+        reads = any(n in changed or extraction.node(n) is None for n in data)
+        if reads or any(n in changed for n in node.all_input_nodes):
+            changed.add(node)
+        op = lookup(node.target) if node.op == "call_function" and reads else None
         if op is None or extraction.node(node) is None:
             continue
-        for tensor in node.all_input_nodes:
-            kept = extraction.kept.get(str(tensor.target), ()) if tensor.op == "get_attr" else ()
-            if not any(mask is not None and op.role(node, tensor, axis) == "in" for axis, mask in enumerate(kept)):
-                continue
-            why = _refused(graph, extraction, op, node, tensor)
-            if why is None:
-                yield node
-            else:
-                left[str(tensor.target)] = why
+        for tensor in (n for n in node.all_input_nodes if n.op == "get_attr"):
+            if any(op.role(node, tensor, axis) == "in" for axis in range(graph.tensors[str(tensor.target)].ndim)):
+                why = _refused(graph, extraction, op, node, tensor)
+                if why is None:
+                    yield node
+                else:
+                    left[str(tensor.target)] = why
 
 
 def _refused(graph: Graph, extraction: Extraction, op: Op, node: fx.Node, weight: fx.Node) -> str | None:

@@ -150,6 +150,28 @@ def test_the_output_comes_nearer_and_the_proof_holds(name: str) -> None:
     assert changed <= fitted | {name.replace(".weight", ".bias") for name in fitted}
 
 
+@pytest.mark.parametrize("units", [False, True], ids=["segment alone", "units too"])
+def test_layers_behind_an_erased_segment_make_up_for_it(units: bool) -> None:
+    model, _, batches = zoo("digits")
+    space = build_space(trace(model, batches[0]))
+    whole = space.check(Config.of({}, skip=[space.segments[0].name]))
+    config = space.check(Config.of(dict(space.uniform(0.7).keep), skip=whole.skip)) if units else whole
+    subnet = reform(extract(space, config), batches)
+    output = subnet.receipt["reformed"]["output"]
+    assert output["after"] < 0.7 * output["before"]
+    assert subnet.receipt["equivalence"]["error"] < 1e-9
+    erased = {n for n in dict(model.named_parameters()) if n.startswith(whole.skip[0])}
+    assert erased
+    assert not erased & subnet.receipt["reformed"]["weights"].keys()
+
+
+def test_progress_names_the_layers_in_order() -> None:
+    x, seen = torch.randn(16, 6), list[tuple[str, float]]()
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    reform(keep(model, x), [x], progress=lambda what, done: seen.append((what, done)))
+    assert seen == [("fit linear_1", 0.0), ("fit linear_2", 0.5)]
+
+
 def test_the_users_model_is_not_touched() -> None:
     model, subnet, batches = zoo("digits")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -63,6 +63,8 @@ class Masked:
             for value in self.optimizer.state.get(tensors[name], {}).values():
                 if isinstance(value, Tensor) and value.shape == tensors[name].shape:
                     value.index_fill_(axis, where, 0.0)
+        for name in self.space.dead_tensors(self.config.skip):
+            tensors[name].data.zero_()
 
     def batch(self, step: int) -> tuple[Any, ...]:
         generator = torch.Generator().manual_seed(step)
@@ -149,6 +151,20 @@ def test_training_once_goes_on_in_the_small_model(name: str, base: str) -> None:
     schedule.step()
     other.step()
     assert optimizer.param_groups[0]["lr"] == work.optimizer.param_groups[0]["lr"]
+    assert trained_apart(work, subnet, optimizer) < 1e-9
+
+
+def test_an_erased_segment_takes_its_parameters_along() -> None:
+    work = Masked("digits", BASES["momentum"])
+    work.config = work.space.check(Config.of(dict(work.config.keep), skip=[work.space.segments[0].name]))
+    work.hold()
+    work.train(range(BEFORE))
+    subnet = extract(work.space, work.config)
+    optimizer = carry_over(work.optimizer, subnet)
+    gone = {n for n, _ in work.model.named_parameters()} - {n for n, _ in subnet.module.named_parameters()}
+    assert gone
+    assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {id(p) for p in subnet.module.parameters()}
+    assert not gone & subnet.slice(dict(work.model.named_parameters())).keys()
     assert trained_apart(work, subnet, optimizer) < 1e-9
 
 
