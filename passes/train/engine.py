@@ -76,6 +76,7 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
         self.schedule = Schedule.of(steps, start, stop, self._own)
         self.space, self.budget = space, self._resolve(budget, space)
         self._live = LiveTensors(space.graph)
+        self._now: dict[str, torch.Tensor] | None = None
         if any(as_sharded(t) is not None for t in self._tensors.values()):
             check_finite((name, local(t)) for name, t in self._tensors.items())
         else:
@@ -161,6 +162,14 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
         """One step of the base optimizer, then the stage's work on redundant units. Returns the closure's loss."""
         loss, again = _evaluated(closure)
         self._join()
+        self._now = self._live.now()
+        try:
+            self._step(again)
+        finally:
+            self._now = None
+        return loss
+
+    def _step(self, closure: Callable[[], float] | None) -> None:
         parameters = [p for g in self.param_groups for p in g["params"]]
         if len(parameters) != self._size:
             raise _joined_late(self._own)
@@ -168,19 +177,18 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
         due = self._due()
         if not self._ranks.proceed(finite(parameters, due), self.count, device, self._own):
             self._skip()
-            return loss
+            return
         with torch.no_grad():
             self._enter()
             self._look(due)
             index = self._redundant
             before = self._before(index) if index is not None and due else ()
-        self.base.step(again) if again is not None else self.base.step()
+        self.base.step(closure) if closure is not None else self.base.step()
         with torch.no_grad():
             if index is not None:
                 self._shrink(index, before, due)
             self.count += 1
             self._leave()
-        return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         self.base.zero_grad(set_to_none)
@@ -281,7 +289,7 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
 
     @property
     def _tensors(self) -> dict[str, torch.Tensor]:
-        return self._live.now()
+        return self._live.now() if self._now is None else self._now
 
     def _end(self) -> int:
         """The step before which the present stage's work must be done; strides are counted back from it."""
@@ -364,7 +372,7 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
             warnings.warn(
                 f"{self._own}: a gradient is NaN or infinite at step {self.count}; the step is skipped and does not "
                 f"count (progress['skipped'] counts such steps; this is said once)",
-                stacklevel=4,
+                stacklevel=5,
             )
         self.skipped += 1
 

@@ -60,22 +60,23 @@ def finite(parameters: Iterable[torch.Tensor], thorough: bool = True) -> bool:
     bad loss fills all gradients, a bad activation a column of each row, and a bad gradient of an output all rows of the
     layers before. Half-precision gradients, where a sum can overflow on its own, are always read whole.
     """
-    parts: list[torch.Tensor] = []
+    parts: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
     for p in parameters:
         if p.grad is not None:
             grad = _values(p.grad)
             whole = thorough or grad.ndim < 2 or grad.numel() <= SMALL or grad.dtype == torch.float16
-            parts.append(grad if whole else grad[0])
-    for device, dtype in dict.fromkeys((part.device, part.dtype) for part in parts):
-        own = [part for part in parts if part.device == device and part.dtype == dtype]
-        norms = torch.stack(torch._foreach_norm(own)) if thorough else torch.cat([p.reshape(-1) for p in own]).norm()
-        if not math.isfinite(norms.sum().item()):
-            return all(bool(torch.isfinite(part).all()) for part in parts)  # a norm of large numbers overflows
+            parts.setdefault((grad.device, grad.dtype), []).append(grad if whole else grad[0])
+    with torch.no_grad():
+        for (_, dtype), own in parts.items():
+            one = not thorough and dtype != torch.float16  # short parts are joined first, for a single norm
+            norm = torch.cat([part.flatten() for part in own]).norm() if one else torch.stack(torch._foreach_norm(own))
+            if not math.isfinite(norm.sum().item()):  # also where only a square overflows
+                return all(bool(torch.isfinite(part).all()) for group in parts.values() for part in group)
     return True
 
 
 def _values(grad: torch.Tensor) -> torch.Tensor:
-    own = local(grad.detach())
+    own = local(grad)
     return own.coalesce().values() if own.is_sparse else own
 
 

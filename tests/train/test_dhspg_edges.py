@@ -242,6 +242,52 @@ def test_one_bad_number_among_many_is_found_and_huge_ones_are_fine() -> None:
     assert work.optimizer.progress["step"] == 1
 
 
+class Wide(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.out = nn.Linear(20, 300), nn.Linear(300, 200), nn.Linear(200, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.out(torch.relu(self.second(torch.relu(self.first(x)))))
+        return result
+
+
+@pytest.mark.parametrize("where", ["loss", "input", "output"])
+def test_between_strides_large_gradients_show_what_a_backward_pass_leaves(where: str) -> None:
+    """60,000 numbers are read along one row; a single one set by hand is found at the next stride."""
+    work = job_of(Wide().eval(), (torch.randn(4, 20),), steps=400)
+    second = work.model.get_submodule("second")
+    work.train(range(1))
+    assert not work.optimizer._due()
+    before = snapshot(work.model)
+    seventh, hook = torch.tensor(7), None
+    if where == "input":
+        hook = second.register_forward_pre_hook(lambda _, x: (x[0].index_fill(1, seventh, torch.nan),))
+    elif where == "output":
+
+        def spoil(_: nn.Module, into: Any, out: Any) -> Any:
+            return (into[0].index_fill(1, seventh, torch.inf),)
+
+        hook = second.register_full_backward_hook(spoil)
+    work.optimizer.zero_grad()
+    torch.autograd.backward(work.loss(1) * (torch.nan if where == "loss" else 1.0))
+    if hook is not None:
+        hook.remove()
+    with pytest.warns(UserWarning, match="skipped"):
+        work.optimizer.step()
+    assert same(snapshot(work.model), before)
+    work.train(range(1, 5))
+    grad = second.get_parameter("weight").grad
+    while not work.optimizer._due():
+        work.step(work.optimizer.count)
+    assert grad is not None
+    second.get_parameter("weight").grad = grad.clone().index_put_(
+        (torch.tensor(150), torch.tensor(80)), torch.tensor(torch.nan)
+    )
+    work.optimizer.step()
+    assert work.optimizer.progress["skipped"] == 2
+
+
 def test_a_closure_with_bad_gradients_is_skipped_with_its_loss_returned() -> None:
     work = job("mlp", adamw)
     before = snapshot(work.model)
