@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "trace": "coppice.frontends.torch",
     "build_space": "coppice.passes.space.build",
+    "with_latency": "coppice.passes.space.latency",
     "prune": "coppice.passes.prune.one_shot",
     "discretise": "coppice.passes.prune.discretise",
     "recalibrate": "coppice.api.recalibrate",
@@ -67,6 +68,7 @@ __all__ = [
     "recalibrate",
     "reform",
     "trace",
+    "with_latency",
 ]
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ if TYPE_CHECKING:
     from coppice.passes.prune.discretise import discretise
     from coppice.passes.prune.one_shot import prune
     from coppice.passes.space.build import build_space
+    from coppice.passes.space.latency import with_latency
     from coppice.passes.train.dhspg import DHSPG
     from coppice.passes.train.h2spg import H2SPG
     from coppice.passes.train.hesso import HESSO

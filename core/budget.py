@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coppice.core.cost import METRICS
+from coppice.core.cost import LATENCY, METRICS
 from coppice.core.errors import BudgetError, UsageError
 from coppice.core.names import unknown_name
 from coppice.core.space import Space
 
 UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9}
+SECONDS = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6}
 UNITS |= {"kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
 
 BudgetLike = Mapping[str, str | int | float]
@@ -34,7 +35,7 @@ def resolve(budget: BudgetLike, space: Space, skip: Iterable[str] = ()) -> Budge
     """Turn ``{"macs": "50%", "params": "1.2M"}`` into absolute limits, and check that the space can meet them.
 
     A percentage is of the full model; numbers may end in k, M, G, KB, KiB and so on. A number below 1, and the float
-    1.0, is a fraction. ``skip`` are segments that may be erased to meet them.
+    1.0, is a fraction; of ``latency`` it is seconds ("3ms"). ``skip`` are segments that may be erased to meet them.
     Raises `UsageError` for what is no budget, `BudgetError` (with the closest reachable cost) for one out of reach.
     """
     if not isinstance(budget, Mapping) or not budget:
@@ -43,7 +44,13 @@ def resolve(budget: BudgetLike, space: Space, skip: Iterable[str] = ()) -> Budge
     least = space.cost(np.array([[f.widths[0] for f in space.families]], np.int64).reshape(1, -1), skip)
     limits: list[tuple[str, float]] = []
     for metric, value in budget.items():
-        if metric not in METRICS:
+        if metric == LATENCY and metric not in space.costs.metrics:
+            raise UsageError(
+                "this space has no latencies",
+                place=f"budget {metric}={value}",
+                remedy="measure them first: space = coppice.with_latency(space)",
+            )
+        if metric not in space.costs.metrics:
             raise unknown_name("budget metric", metric, METRICS)
         limits.append((metric, _amount(metric, value, float(full[metric][0]))))
     result = Budget(tuple(limits))
@@ -65,20 +72,22 @@ def resolve(budget: BudgetLike, space: Space, skip: Iterable[str] = ()) -> Budge
 
 def _amount(metric: str, value: str | int | float, full: float) -> float:
     place = f"budget {metric}={value}"
-    remedy = 'write "50%", "1.2M", "512KiB" or a number'
+    units = SECONDS if metric == LATENCY else UNITS
+    remedy = 'write "50%", "3ms" or seconds' if metric == LATENCY else 'write "50%", "1.2M", "512KiB" or a number'
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise UsageError(f"{value!r} is no amount", place=place, remedy=remedy)
     if isinstance(value, str):
         found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*(%|[a-zA-Z]*)\s*", value)
-        if found is None or (found[2] != "%" and found[2].lower() not in UNITS):
+        if found is None or (found[2] != "%" and found[2].lower() not in units):
             raise UsageError(f"{value!r} is no amount", place=place, remedy=remedy)
         number, unit = float(found[1]), found[2]
-        fraction = not unit and number < 1
-        amount = number * (full / 100 if unit == "%" else full if fraction else UNITS[unit.lower()])
+        fraction = not unit and number < 1 and metric != LATENCY
+        amount = number * (full / 100 if unit == "%" else full if fraction else units[unit.lower()])
         if unit == "%" and not 0 < number <= 100:
             raise UsageError("a percentage must be above 0 and at most 100", place=place, remedy=remedy)
     else:
-        amount = float(value) * (full if isinstance(value, float) and value <= 1 else 1.0)
+        fraction = isinstance(value, float) and value <= 1 and metric != LATENCY
+        amount = float(value) * (full if fraction else 1.0)
     if not math.isfinite(amount) or amount <= 0:
         raise UsageError("a budget must be positive", place=place, remedy=remedy)
     return amount

@@ -3,7 +3,7 @@
 The number of kept positions of an axis is a polynomial in the kept widths: a sum over families for a concatenation, a
 product for an axis that is a grid. Every cost is a sum of products of such counts, so a population is a few matrix
 operations. What only erased segments need costs nothing. Parameters count what the graph trains (`nn.Parameter`), bytes
-all stored tensors, MACs one sample.
+all stored tensors, MACs one sample, latency (where it was measured) seconds of one call as traced.
 """
 
 from __future__ import annotations
@@ -20,16 +20,21 @@ from coppice.core.solve import Bools
 Floats = npt.NDArray[np.float64]
 
 METRICS = ("params", "macs", "bytes")
+"""What every space prices; one that was measured (`coppice.with_latency`) prices ``LATENCY`` as well."""
+
+LATENCY = "latency"
 
 
 @dataclass(frozen=True, eq=False)
 class Term:
     """``weights[m]`` times the product over ``axes`` of their kept counts, added to metric m while ``rule`` holds.
 
+    Weights that are left out at the end are zero.
+
     The rule is one of the model's liveness (`coppice.core.segments.Liveness`): what segments are erased decides it.
     """
 
-    weights: tuple[float, float, float]
+    weights: tuple[float, ...]
     axes: tuple[int, ...]
     rule: int = ALWAYS
 
@@ -44,6 +49,7 @@ class CostModel:
     terms: tuple[Term, ...]
     exact: bool = True
     segments: Segments = field(default_factory=Segments)
+    metrics: tuple[str, ...] = METRICS
 
     def evaluate(self, widths: npt.NDArray[np.int64], erased: Bools | None = None) -> dict[str, Floats]:
         """float64[n] per metric, for int widths [n, families] and, where segments go, bool erased [n, segments]."""
@@ -67,7 +73,7 @@ class CostModel:
         return replace(self, counts=counts, terms=tuple(term for term in self.terms if live[term.rule]))
 
     def _sum(self, widths: Floats, live: Bools | None) -> dict[str, Floats]:
-        totals = {metric: np.empty(len(widths)) for metric in METRICS}
+        totals = {metric: np.empty(len(widths)) for metric in self.metrics}
         for start in range(0, len(widths), 8192):  # stays in cache
             part = widths[start : start + 8192]
             columns = np.ones((len(self.monomials), len(part)))
@@ -75,7 +81,7 @@ class CostModel:
                 for f in monomial:
                     columns[j] *= part[:, f]
             counts = self.counts @ columns
-            sums = np.zeros((len(METRICS), len(part)))
+            sums = np.zeros((len(self.metrics), len(part)))
             for term in self.terms:
                 value = np.ones(len(part)) if live is None else live[start : start + 8192, term.rule].astype(float)
                 for axis in term.axes:
@@ -83,7 +89,7 @@ class CostModel:
                 for m, weight in enumerate(term.weights):
                     if weight:
                         sums[m] += weight * value
-            for m, metric in enumerate(METRICS):
+            for m, metric in enumerate(self.metrics):
                 totals[metric][start : start + 8192] = sums[m]
         return totals
 
@@ -100,7 +106,8 @@ def merge_terms(terms: Sequence[Term]) -> tuple[Term, ...]:
     merged: dict[tuple[tuple[int, ...], int], list[float]] = {}
     for term in terms:
         key = (tuple(sorted(term.axes)), term.rule)
-        own = merged.setdefault(key, [0.0] * len(METRICS))
+        own = merged.setdefault(key, [])
+        own += [0.0] * (len(term.weights) - len(own))
         for m, weight in enumerate(term.weights):
             own[m] += weight
-    return tuple(Term((w[0], w[1], w[2]), axes, rule) for (axes, rule), w in merged.items())
+    return tuple(Term(tuple(weights), axes, rule) for (axes, rule), weights in merged.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,9 +10,9 @@ import numpy as np
 from torch import fx, nn
 
 from coppice.core.calls import Call
-from coppice.core.cost import CostModel, Term, merge_terms
+from coppice.core.cost import LATENCY, METRICS, CostModel, Term, merge_terms
 from coppice.core.graph import Graph, Value
-from coppice.core.labels import Flow, Ids
+from coppice.core.labels import Axis, Flow, Ids, Label, axis_size
 from coppice.core.ops import lookup
 from coppice.core.segments import Segments
 from coppice.core.solve import Solution
@@ -27,8 +28,13 @@ def price(
     leaves: Ids,
     families: Sequence[Ids],
     segments: Segments,
+    seconds: Mapping[fx.Node, tuple[float, float]] | None = None,
 ) -> CostModel:
-    """Price params, MACs of one sample, and bytes for every config over ``families`` (classes of each)."""
+    """Price params, MACs of one sample, and bytes for every config over ``families`` (classes of each).
+
+    ``seconds`` are the latencies of calls, each a part that stays and a part that goes with the call's work: its MACs,
+    or where it has none the numbers it gives.
+    """
     live = segments.liveness
     family_of = np.full(solution.size, -1, np.int64)
     for f, classes in enumerate(families):
@@ -51,12 +57,15 @@ def price(
     for node in graph.fx.nodes:
         if node.op == "call_function":
             terms += _node_terms(node, flow, counter, samples, live.nodes[node])
+            if seconds is not None and node in seconds:
+                terms += _time_terms(node, flow, counter, live.nodes[node], *seconds[node])
     monomials = sorted({m for poly in counter.polynomials for m, _ in poly}) or [()]
     counts = np.zeros((max(1, len(counter.polynomials)), len(monomials)))
     for a, poly in enumerate(counter.polynomials):
         for monomial, coefficient in poly:
             counts[a, monomials.index(monomial)] += coefficient
-    return CostModel(len(families), tuple(monomials), counts, merge_terms(terms), counter.exact, segments)
+    metrics = METRICS if seconds is None else (*METRICS, LATENCY)
+    return CostModel(len(families), tuple(monomials), counts, merge_terms(terms), counter.exact, segments, metrics)
 
 
 def _samples(graph: Graph) -> int:
@@ -67,21 +76,36 @@ def _samples(graph: Graph) -> int:
 
 
 def _node_terms(node: fx.Node, flow: Flow, counter: _Counter, samples: int, rule: int) -> list[Term]:
+    terms = []
+    for coefficient, axes in _work(node, flow):
+        fixed, counted = counter.product(axes)
+        terms.append(Term((0.0, coefficient * fixed / samples, 0.0), counted, rule))
+    return [term for term in terms if term.weights[1]]
+
+
+def _time_terms(node: fx.Node, flow: Flow, counter: _Counter, rule: int, fixed: float, scaled: float) -> list[Term]:
+    """``fixed`` seconds, and ``scaled`` ones spread over the call's work at full size."""
+    parts = _work(node, flow)
+    if not parts:
+        label = flow.labels.get(node)
+        parts = [(1.0, label.axes)] if isinstance(label, Label) else []
+    whole = sum(coefficient * math.prod(map(axis_size, axes)) for coefficient, axes in parts)
+    if not whole:
+        return [Term((0.0, 0.0, 0.0, fixed + scaled), (), rule)]
+    terms = [Term((0.0, 0.0, 0.0, fixed), (), rule)]
+    for coefficient, axes in parts:
+        free, counted = counter.product(axes)
+        terms.append(Term((0.0, 0.0, 0.0, scaled * coefficient * free / whole), counted, rule))
+    return terms
+
+
+def _work(node: fx.Node, flow: Flow) -> list[tuple[float, tuple[Axis, ...]]]:
+    """The multiply-accumulates of a call: coefficients, and the axes whose sizes multiply them."""
     op = lookup(node.target)
     if op is None or op.macs is None:
         return []
     macs = op.macs(Call(node), flow)
-    terms = []
-    for part in macs if isinstance(macs, tuple) else (macs,):
-        fixed, axes = float(part.coefficient) / samples, []
-        for axis in part.axes:
-            for factor in axis:
-                if factor.ids is None:
-                    fixed *= factor.size
-                else:
-                    axes.append(counter.factor(factor.ids))
-        terms.append(Term((0.0, fixed, 0.0), tuple(axes), rule))
-    return [term for term in terms if term.weights[1]]
+    return [(float(part.coefficient), part.axes) for part in (macs if isinstance(macs, tuple) else (macs,))]
 
 
 @dataclass
@@ -94,6 +118,17 @@ class _Counter:
     exact: bool = True
     _known: dict[int, int] = field(default_factory=dict)
     _same: dict[Polynomial, int] = field(default_factory=dict)
+
+    def product(self, axes: Sequence[Axis]) -> tuple[float, tuple[int, ...]]:
+        """The product of the sizes of free factors, and the polynomials of the labelled ones."""
+        fixed, counted = 1.0, []
+        for axis in axes:
+            for factor in axis:
+                if factor.ids is None:
+                    fixed *= factor.size
+                else:
+                    counted.append(self.factor(factor.ids))
+        return fixed, tuple(counted)
 
     def factor(self, ids: Ids) -> int:
         """The index of the polynomial that counts the kept positions along ``ids``."""
