@@ -40,6 +40,7 @@ def refresh(graph: Graph) -> None:
 def live_tensors(graph: Graph) -> dict[str, torch.Tensor]:
     """The present tensors of the graph's model by the graph's names, sharded as they are; raises as `refresh` does."""
     if graph.model is not None:
+        _reshard(graph.model)
         now = named_tensors(graph.model)
         for name, traced in graph.tensors.items():
             if isinstance(traced, nn.Parameter) and name not in now:
@@ -82,6 +83,15 @@ def _changed(fact: str, name: str) -> UsageError:
 
 
 # ---- sharded tensors -------------------------------------------------------------------------------------------------
+
+
+def _reshard(model: nn.Module) -> None:
+    """FSDP2 leaves a root's parameters gathered after a forward pass; optimizers hold the sharded ones."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is not None:
+        for module in model.modules():
+            if isinstance(module, fsdp.FSDPModule):
+                module.reshard()
 
 
 @dataclass(frozen=True)

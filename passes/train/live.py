@@ -14,30 +14,24 @@ from coppice.core.tensors import live_tensors, local, named_tensors
 
 
 class LiveTensors:
-    """The tensors of a graph's model by the graph's names, looked up anew at each call.
+    """The tensors of a graph's model by the graph's names, its buffers looked up anew at each call.
 
-    Modules keep their parameters in place while they train, but moving a model puts new buffers in it.
+    Parameters are the objects that the base optimizer holds; moving a model puts new buffers in it.
     """
 
     def __init__(self, graph: Graph) -> None:
-        live = live_tensors(graph)
+        self._fixed = live_tensors(graph)
         self._places: list[tuple[str, dict[str, torch.Tensor | None], str]] = []
-        self._fixed: dict[str, torch.Tensor] = {}
-        for name, tensor in live.items():
+        for name, tensor in self._fixed.items():
             path, _, leaf = name.rpartition(".")
             module = _module(graph.model, path)
-            own: dict[str, torch.Tensor | None] = {}
-            if module is not None:
-                own = module._parameters if leaf in module._parameters else module._buffers  # type: ignore[assignment]
-            if own.get(leaf) is tensor:
-                self._places.append((name, own, leaf))
-            else:
-                self._fixed[name] = tensor
+            if module is not None and module._buffers.get(leaf) is tensor:
+                self._places.append((name, module._buffers, leaf))
 
     def now(self) -> dict[str, torch.Tensor]:
         """Every tensor at this moment."""
         found = {name: tensor for name, own, leaf in self._places if (tensor := own.get(leaf)) is not None}
-        return {**found, **self._fixed}
+        return {**self._fixed, **found}
 
 
 def _module(model: nn.Module | None, path: str) -> nn.Module | None:

@@ -267,7 +267,7 @@ class Zeros:
             if known[2]:
                 rows += known[2]
             elif known[1].dtype == torch.bool:
-                own.detach().masked_fill_(known[1], 0)
+                _flat(own).masked_fill_(known[1], 0)
             else:
                 _flat(own).index_fill_(axis, known[1], 0)
         if rows:

@@ -10,6 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from coppice import BudgetError, Config, Space, UsageError, build_space, prune
+from coppice.core.budget import Budget
+from coppice.passes.prune.allocate import allocate
 from prune.nets import costs, every_width, full, growable, least, limits, space_of, tiny_graph, traced
 
 SMALL_UNITS = ["resnet20_pad", "densenet", "mobilenet_v2", "vit", "mixer", "digits"]
@@ -178,6 +180,26 @@ def test_bounds_too_high_for_the_budget_are_named_in_the_error() -> None:
         prune(space, {"macs": "30%"})
     assert "bounds" in caught.value.remedy
     assert prune(space, {"macs": caught.value.closest["macs"]}) == least(space)
+
+
+@settings(max_examples=30)
+@given(st.sampled_from(["digits", "densenet", "resnext", "tiny"]), st.sampled_from([1, 4]), st.integers(0, 999))
+def test_a_choice_in_turns_shrinks_and_keeps_to_what_is_left(name: str, round_to: int, seed: int) -> None:
+    """Each turn has new scores for what is left; units that have left score lowest and do not come back."""
+    space, rng = space_of(name, round_to), np.random.default_rng(seed)
+    config = space.full()
+    for share in (0.8, 0.6, 0.45):
+        before, scores = config, {f.name: rng.random(f.size) for f in space.families}
+        for family in space.families:
+            scores[family.name][np.delete(np.arange(family.size), list(before[family.name]))] = -1.0
+        limit = share * full(space)["macs"]
+        assume(costs(space, least(space))["macs"] <= limit)
+        config = allocate(space, scores, Budget((("macs", limit),)), before.widths())
+        assert costs(space, config)["macs"] <= limit * (1 + 1e-12)
+        assert all({*config[f.name]} <= {*before[f.name]} for f in space.families)
+        assert all(len(config[f.name]) in f.widths for f in space.families)
+        stuck = {f.name for f in space.families if len(config[f.name]) == len(before[f.name])}
+        assert {text.split()[0] for text in growable(space, config, {"macs": limit})} <= stuck
 
 
 def test_ignored_layers_keep_everything() -> None:

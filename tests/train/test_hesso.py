@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from coppice import HESSO, UsageError, extract
+from coppice import HESSO, UsageError, build_space, extract, trace
 from prune.nets import costs, full
 from train.loops import Base, Job, adam, adamw, floating, job, nonzero_slices, same, sgd, snapshot
 
@@ -118,3 +118,93 @@ def test_a_state_of_the_other_method_or_of_other_periods_is_refused() -> None:
     for other in (job("mlp"), hesso("mlp", periods=3), hesso("mlp", periods=2, cric=True)):
         with pytest.raises(UsageError, match="belongs to another"):
             other.optimizer.load_state_dict(state)
+
+
+# ---- saliency --------------------------------------------------------------------------------------------------------
+
+
+def test_saliency_is_the_mean_of_five_criteria_each_over_its_norm() -> None:
+    """Computed again, unit by unit, from rows of weights and biases and their gradients at three steps."""
+    work = hesso("mlp", lambda p: torch.optim.SGD(p, lr=0.0))
+    names = ["layers.0", "layers.3", "layers.6"]
+    assert [f.name for f in work.space.families] == names
+
+    def rows(of: Any) -> torch.Tensor:
+        """[units, numbers], short units padded with zeros."""
+        own = [torch.cat([of(f"{n}.weight"), of(f"{n}.bias")[:, None]], 1).double() for n in names]
+        return torch.cat([torch.nn.functional.pad(part, (0, 130 - part.shape[1])) for part in own])
+
+    cosine, first, second = torch.zeros(288), torch.zeros(288), torch.zeros(288)
+    x = rows(lambda name: work.model.get_parameter(name).detach())
+    for step in range(3):
+        work.step(step)
+        g = rows(lambda name: work.model.get_parameter(name).grad)
+        dot = (x * g).sum(1)
+        cosine = cosine + dot / (x.norm(dim=1) * g.norm(dim=1)).clamp_min(1e-30) / 3
+        first = first + dot.abs() / 3
+        second = second + dot.square() / 2 / 3
+    sizes = torch.tensor([33.0] * 128 + [129.0] * 96 + [97.0] * 64)
+    criteria = [x.norm(dim=1), x.norm(dim=1) / sizes.sqrt(), 1 - cosine, first, second]
+    wanted = sum(c / c.norm() for c in criteria) / 5
+    found = torch.cat([torch.from_numpy(work.optimizer.saliency()[name]) for name in names])
+    torch.testing.assert_close(found, wanted.double(), rtol=1e-4, atol=1e-7)
+
+
+# ---- the corrective cycle --------------------------------------------------------------------------------------------
+
+
+def test_probes_scale_candidates_for_a_step_and_are_undone_to_the_bit() -> None:
+    work = hesso("digits", lambda p: torch.optim.SGD(p, lr=0.0), steps=120, cric=True)
+    optimizer = work.optimizer
+    assert isinstance(optimizer, HESSO)
+    assert optimizer._cycles == (30, 36, 43)
+    assert optimizer._points()[0] == 50
+    before = {name: p.detach().clone() for name, p in work.model.named_parameters()}
+    depths = set()
+    for step in range(49):
+        work.step(step)
+        moved = {n for n, p in work.model.named_parameters() if not torch.equal(p, before[n])}
+        assert bool(moved) == bool(optimizer._depth)
+        for name in moved:
+            ratio = before[name] / work.model.get_parameter(name).detach()
+            assert {*ratio[before[name] != 0].tolist()} <= {1.0, 2.0**optimizer._depth}
+        depths.add(optimizer._depth)
+    assert depths == {0, 1, 2, 3}
+    work.step(49)
+    assert all(torch.equal(p, before[name]) for name, p in work.model.named_parameters())
+
+
+class Hidden(torch.nn.Module):
+    """Eight hidden units without biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = torch.nn.Linear(4, 8, bias=False)
+        self.out = torch.nn.Linear(8, 8, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.out(torch.relu(self.a(x)))
+        return y
+
+
+@pytest.mark.parametrize("cric", [False, True], ids=["plain", "cric"])
+def test_units_that_only_look_redundant_are_kept_by_the_cycle(cric: bool) -> None:
+    """At a minimum every gradient is zero and first-order criteria are blind; probes see what its absence costs.
+
+    Units 0-3 carry the output, 4-7 are larger but lead nowhere.
+    """
+    model = Hidden()
+    with torch.no_grad():
+        model.a.weight.copy_(torch.cat([torch.eye(4), 1.2 * torch.eye(4)]))
+        model.out.weight.copy_(torch.diag(torch.tensor([1.0] * 4 + [0.0] * 4)))
+    x = torch.rand(16, 4) + 0.5
+    wanted = model(x).detach()
+    space = build_space(trace(model, x))
+    base = torch.optim.SGD(model.parameters(), lr=0.0)
+    optimizer = HESSO(space, base, {"macs": "50%"}, steps=60, start=0.25, stop=0.75, periods=1, cric=cric)
+    for _ in range(60):
+        optimizer.zero_grad()
+        torch.autograd.backward((model(x) - wanted).square().mean())
+        optimizer.step()
+    kept = optimizer.config()["a"]
+    assert kept == ((0, 1, 2, 3) if cric else (4, 5, 6, 7))

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from coppice import Space
-from coppice.passes.train.units import UnitIndex
+from coppice import Space, build_space, trace
+from coppice.passes.train.units import UnitIndex, Zeros
 from prune.nets import space_of
 from train.loops import redundant_slices
 
@@ -106,3 +106,110 @@ def test_weights_may_live_on_another_device() -> None:
         assert {part.device.type for part in parts} == {"cuda"}
         index.write(tensors, [2 * part for part in parts])
         assert index.select(0, tensors[index.slabs[0].name]).device.type == "cuda"
+
+
+def test_whole_tensors_are_units_of_their_own_beside_classes() -> None:
+    """Each position along axis 0 of a named tensor is a unit; a tensor without axes is one."""
+    space = space_of("tiny")
+    tensors = copies(space)
+    whole = ["hidden.weight", "norm.running_var", "out.bias", "norm.num_batches_tracked"]
+    whole = [name for name in whole if name in tensors]
+    index = UnitIndex(space, space.families[0].classes, whole)
+    assert index.count == 8 + 12 + 8 + 3 + len(whole[3:])
+    parts = index.gather(tensors)
+    squares = index.squares(parts)
+    torch.testing.assert_close(squares[8:20], tensors["hidden.weight"].double().square().sum(1), rtol=1e-5, atol=1e-8)
+    assert not squares[20:28].any()  # a buffer counts for nothing
+    which = torch.zeros(index.count, dtype=torch.bool)
+    which[[0, 9, 21, 28]] = True
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    index.zero(tensors, which)
+    assert not tensors["first.weight"][0].any()
+    assert not tensors["hidden.weight"][1].any()
+    assert tensors["norm.running_var"][1] == 0
+    assert tensors["out.bias"][0] == 0
+    for name, gone in (("hidden.weight", 1), ("norm.running_var", 1), ("out.bias", 0)):
+        left = [i for i in range(len(tensors[name])) if i != gone]
+        assert torch.equal(tensors[name][left], before[name][left])
+    assert torch.equal(tensors["second.weight"], before["second.weight"])
+
+
+class Scaled(torch.nn.Module):
+    """A parameter without axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(2.0))
+        self.a, self.b = torch.nn.Linear(4, 6), torch.nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.b(torch.relu(self.a(x))) * self.scale
+        return result
+
+
+@pytest.mark.parametrize("often", [False, True])
+def test_a_tensor_without_axes_is_one_unit(often: bool) -> None:
+    space = build_space(trace(Scaled().eval(), torch.randn(3, 4)))
+    tensors = copies(space)
+    index = UnitIndex(space, np.zeros(0, np.int64), ["scale", "a.weight"])
+    assert index.count == 7
+    assert index.squares(index.gather(tensors))[0] == 4.0
+    assert index.sizes().tolist() == [1.0] + [4.0] * 6
+    index.write(tensors, [3 * part for part in index.gather(tensors)])
+    assert tensors["scale"] == 6.0
+    index.scale(tensors, torch.full((7,), 0.5, dtype=torch.float64))
+    assert tensors["scale"] == 3.0
+    zeros = Zeros(index, torch.arange(7) == 0)
+    for _ in range(2):
+        tensors["scale"].fill_(1.0)
+        zeros.apply(tensors, often)
+        assert tensors["scale"] == 0.0
+    assert bool(tensors["a.weight"].all())
+
+
+def some_of(space: Space) -> UnitIndex:
+    return UnitIndex(space, space.families[0].classes)
+
+
+def test_slices_in_a_whole_tensor_are_left_to_it() -> None:
+    space = space_of("tiny")
+    index = UnitIndex(space, space.families[0].classes, ["first.weight"])
+    assert [slab.name for slab in index.slabs].count("first.weight") == 1
+    sums, plain = (i.squares(i.gather(space.graph.tensors)) for i in (index, some_of(space)))
+    weight = space.graph.tensors["first.weight"].detach().double().square().flatten(1).sum(1)
+    torch.testing.assert_close(sums[8:], weight, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(sums[:8] + weight, plain, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["tiny", "densenet", "resnext", "vit"])
+def test_shares_are_the_spaces_magnitudes(name: str) -> None:
+    space = space_of(name)
+    found = some(space, 1).shares(space.graph.tensors).numpy()
+    wanted = np.concatenate([space.magnitudes()[f.name] for f in space.families])
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["tiny", "densenet", "resnext"])
+def test_zeros_held_often_are_those_set_once_and_follow_moved_memory(name: str) -> None:
+    space = space_of(name)
+    once, held = copies(space), copies(space)
+    index = some(space, 2)
+    index.zero(once, torch.ones(index.count, dtype=torch.bool))
+    zeros = Zeros(index, torch.ones(index.count, dtype=torch.bool))
+    for _ in range(2):
+        zeros.apply(held, often=True)
+        assert all(torch.equal(held[n], once[n]) for n in once)
+        held = copies(space)  # other memory under the same names
+    zeros.apply(held, often=True)
+    assert all(torch.equal(held[n], once[n]) for n in once)
+
+
+def test_products_and_squares_are_sums_of_products() -> None:
+    space = space_of("resnext")
+    index, tensors = some(space, 1), copies(space)
+    parts = index.gather(tensors)
+    others = [torch.randn_like(part) for part in parts]
+    wanted = index.sums(lambda i: parts[i] * others[i])
+    torch.testing.assert_close(index.products(parts, others), wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(index.squares(parts), index.sums(lambda i: parts[i] ** 2), rtol=1e-5, atol=1e-6)
+    assert not index.products(parts, [None] * len(parts)).any()

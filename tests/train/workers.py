@@ -87,9 +87,9 @@ def adamw(network: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(network.parameters(), lr=5e-3, weight_decay=0.05)
 
 
-def optimizer_of(network: nn.Module, space: Any, method: str, **options: Any) -> PruningOptimizer:
+def optimizer_of(base: torch.optim.Optimizer, space: Any, method: str, **options: Any) -> PruningOptimizer:
     options = {"steps": STEPS, "start": 0.25, "stop": 0.75, **options}
-    return METHODS[method](space, adamw(network), {"macs": "50%"}, **options)
+    return METHODS[method](space, base, {"macs": "50%"}, **options)
 
 
 def batch(step: int, rank: int = 0, ranks: int = 1) -> torch.Tensor:
@@ -117,7 +117,16 @@ def built(wrap: str, method: str, **options: Any) -> tuple[nn.Module, Any, Pruni
         mesh = init_device_mesh("cpu", shape, mesh_dim_names=("copies", "shards")[-len(shape) :])
         fully_shard(network.get_submodule("hidden"), mesh=mesh)
         fully_shard(network, mesh=mesh)
-    return trained, space, optimizer_of(trained, space, method, **options)
+    base = adamw(trained)
+    if wrap not in ("one", "ddp"):
+        evaluated(network)  # leaves the outer parameters gathered
+    return trained, space, optimizer_of(base, space, method, **options)
+
+
+def evaluated(network: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        output: torch.Tensor = network(batch(98))
+    return output
 
 
 def summary(space: Any, optimizer: PruningOptimizer) -> Found:
@@ -135,7 +144,10 @@ def summary(space: Any, optimizer: PruningOptimizer) -> Found:
 
 def whole_training(rank: int, wrap: str, method: str, ranks: int = 2) -> Found:
     network, space, optimizer = built(wrap, method)
-    train(network, optimizer, range(STEPS), rank, ranks)
+    train(network, optimizer, range(5), rank, ranks)
+    evaluated(network)
+    train(network, optimizer, range(5, STEPS), rank, ranks)
+    evaluated(network)
     return summary(space, optimizer)
 
 
@@ -201,7 +213,7 @@ def disagreement(rank: int) -> Found:
     wide.hidden, wide.norm, wide.out = nn.Linear(7, 23), nn.LayerNorm(23), nn.Linear(23, 3)
 
     def optimizer(over: nn.Module = network, method: str = "dhspg", of: Any = space, **options: Any) -> Any:
-        return optimizer_of(over, of, method, **options)
+        return optimizer_of(adamw(over), of, method, **options)
 
     other_space = build_space(trace(network, batch(0)), round_to=2)
     pairs: dict[str, Callable[[], PruningOptimizer]] = {
