@@ -24,20 +24,20 @@ CALIBRATED = 1024
 
 @dataclass(frozen=True)
 class ResNet20:
-    """ResNet-20 from scratch, 12 epochs in all."""
+    """ResNet-20 from scratch, six epochs in all."""
 
     name: str = "resnet20"
     data: Path = DATA
     budgets: tuple[float, ...] = (0.5, 0.3)
     seeds: tuple[int, ...] = (0, 1, 2)
-    recipe: Recipe = field(default_factory=lambda: Recipe(steps=4680, dense=2340, batch=BATCH, rate=0.4, tune=1.0))
+    recipe: Recipe = field(default_factory=lambda: Recipe(steps=2340, dense=780, batch=BATCH, rate=0.4, tune=1.0))
 
     def start(self, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         return nets.resnet20()
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
-        return standardise(x)
+        return standardise(x).contiguous(memory_format=torch.channels_last)  # a third faster on CPUs
 
     def batches(self, seed: int, stage: str) -> Iterator[Batch]:
         images = pictures(self.data)
@@ -66,7 +66,7 @@ class ResNet8(ResNet20):
     """
 
     name: str = "resnet8"
-    recipe: Recipe = field(default_factory=lambda: Recipe(steps=3120, dense=0, batch=BATCH, rate=0.1, tune=1.0))
+    recipe: Recipe = field(default_factory=lambda: Recipe(steps=2340, dense=0, batch=BATCH, rate=0.1, tune=1.0))
 
     ADAPTED = 1170
     """Steps of adaptation: three epochs."""
@@ -78,7 +78,7 @@ class ResNet8(ResNet20):
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
         """Its weights want 0..255."""
-        return x.float()
+        return x.float().contiguous(memory_format=torch.channels_last)
 
     def _adapted(self) -> Path:
         """The file of the adapted weights, made the first time."""
