@@ -28,8 +28,8 @@ def with_latency(space: Space, *, repetitions: int = 30, threads: int = 1) -> Sp
     Every call of the traced graph is timed (medians over ``repetitions`` runs, torch on ``threads`` threads). What a
     call that computes nothing takes is taken for its fixed part; the rest goes with its MACs, or with the numbers it
     gives where it has no MACs. Such a model is straight where hardware has steps: it ranks widths and meets budgets
-    (``{"latency": "60%"}``, ``"3ms"``) to first order, and what a subnet takes must be measured on the subnet. A sum that
-    lost an operand with a segment is still counted.
+    (``{"latency": "60%"}``, ``"3ms"``) to first order, and what a subnet takes must be measured on the subnet. A sum
+    that lost an operand with a segment is still counted.
 
     Raises `UnsupportedError` for a model on meta tensors or on another device.
     """
