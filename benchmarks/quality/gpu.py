@@ -35,6 +35,10 @@ from quality.images import DATA, FILE, load
 
 def main() -> int:
     options = _options()
+    if options.results:
+        rows = [json.loads(line) for line in options.results.read_text(encoding="utf-8").splitlines()]
+        report.put(options.docs, "gpu", section(rows))
+        return 0
     options.out.mkdir(parents=True, exist_ok=True)
     if options.job:
         return Job(options, *options.job.split("/")).run()
@@ -72,8 +76,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=50_000, help="training images, and at most as many test ones")
     parser.add_argument("--again", action="store_true", help="start anew, whatever OUT holds")
     parser.add_argument("--docs", type=Path, help="write the table into this page")
+    parser.add_argument("--results", type=Path, help="train nothing: write these results.jsonl into the page of --docs")
     parser.add_argument("--job", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.results and not options.docs:
+        parser.error("--results needs --docs")
+    return options
 
 
 def _spawn(jobs: list[str], at_once: int) -> list[int]:
