@@ -41,13 +41,15 @@ from coppice.passes.train.live import LiveTensors, finite, same_names
 from coppice.passes.train.ranks import Ranks
 from coppice.passes.train.schedule import Schedule
 from coppice.passes.train.state import check_facts, facts_of, packed, unpacked
-from coppice.passes.train.units import Parts, UnitIndex, Zeros
+from coppice.passes.train.units import Parts, UnitIndex
+from coppice.passes.train.wrapper import WrappedOptimizer, check_base, evaluated
+from coppice.passes.train.zeros import Zeros
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
-class PruningOptimizer(torch.optim.Optimizer, ABC):
+class PruningOptimizer(WrappedOptimizer, ABC):
     """A wrapper around any base optimizer over the parameters of ``space.graph``'s model.
 
     ``budget`` is met exactly at step ``stop``; ``start`` and ``stop`` are fractions of ``steps``. `config` gives the
@@ -71,8 +73,7 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
         group: ProcessGroup | None = None,
     ) -> None:
         self._own = type(self).__name__
-        if not isinstance(base, torch.optim.Optimizer):
-            raise UsageError(f"base is a {type(base).__name__}", place=self._own, remedy="pass an optimizer instance")
+        check_base(base, self._own)
         self.schedule = Schedule.of(steps, start, stop, self._own)
         self.space, self.budget = space, self._resolve(budget, space)
         self._live = LiveTensors(space.graph)
@@ -81,10 +82,8 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
             check_finite((name, local(t)) for name, t in self._tensors.items())
         else:
             refresh(space.graph)
-        super().__init__([{"params": list(g["params"])} for g in base.param_groups], dict(base.defaults))
-        self.base = base
+        super().__init__(base)
         self._check_parameters()
-        self._size = sum(len(g["params"]) for g in base.param_groups)
         self._ranks = Ranks(group)
         self._joined = False
         self._all: UnitIndex | None = None
@@ -160,7 +159,7 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step of the base optimizer, then the stage's work on redundant units. Returns the closure's loss."""
-        loss, again = _evaluated(closure)
+        loss, again = evaluated(closure)
         self._join()
         self._now = self._live.now()
         try:
@@ -170,9 +169,7 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
         return loss
 
     def _step(self, closure: Callable[[], float] | None) -> None:
-        parameters = [p for g in self.param_groups for p in g["params"]]
-        if len(parameters) != self._size:
-            raise _joined_late(self._own)
+        parameters = self._parameters()
         device = local(parameters[0]).device if parameters else torch.device("cpu")
         due = self._due()
         if not self._ranks.proceed(finite(parameters, due), self.count, device, self._own):
@@ -189,14 +186,6 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
                 self._shrink(index, before, due)
             self.count += 1
             self._leave()
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        self.base.zero_grad(set_to_none)
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        if hasattr(self, "base"):
-            raise _joined_late(f"{self._own}.add_param_group")
-        super().add_param_group(param_group)
 
     def config(self) -> Config:
         """The units that stay; meets the budget at any time.
@@ -254,36 +243,6 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
     @property
     def stop(self) -> int:
         return self.schedule.stop
-
-    # ---- one optimizer with its base -------------------------------------------------------------------------------
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The base's: schedulers that change them change the base."""
-        base = self.__dict__.get("base")
-        return self.__dict__["_groups"] if base is None else base.param_groups  # type: ignore[no-any-return]
-
-    @param_groups.setter
-    def param_groups(self, groups: list[dict[str, Any]]) -> None:
-        base = self.__dict__.get("base")
-        if base is None:
-            self.__dict__["_groups"] = groups
-        else:
-            base.param_groups = groups
-
-    @property
-    def state(self) -> Any:
-        """The base's."""
-        base = self.__dict__.get("base")
-        return self.__dict__["_state"] if base is None else base.state
-
-    @state.setter
-    def state(self, state: Any) -> None:
-        base = self.__dict__.get("base")
-        if base is None:
-            self.__dict__["_state"] = state
-        else:
-            base.state = state
 
     # ---- stages ----------------------------------------------------------------------------------------------------
 
@@ -473,21 +432,3 @@ class PruningOptimizer(torch.optim.Optimizer, ABC):
                 remedy="build base from the very model that was traced: torch.optim.AdamW(model.parameters()); "
                 "shard a model before that",
             )
-
-
-def _evaluated(closure: Callable[[], float] | None) -> tuple[float | None, Callable[[], float] | None]:
-    """The loss of ``closure``, and one that gives this loss when first called: gradients are looked at in between."""
-    if closure is None:
-        return None, None
-    with torch.enable_grad():
-        loss = closure()
-    known = [loss]
-    return loss, lambda: known.pop() if known else closure()
-
-
-def _joined_late(place: str) -> UsageError:
-    return UsageError(
-        "parameters cannot join after the space was built",
-        place=place,
-        remedy="build the optimizer over all parameters, or train new ones with an optimizer of their own",
-    )

@@ -15,15 +15,13 @@ import torch
 
 from coppice.core.labels import Ids
 from coppice.core.space import Space
-from coppice.core.tensors import local, shard
+from coppice.core.tensors import shard
+from coppice.passes.train.zeros import Zeros, flat
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 Parts = Sequence[torch.Tensor | None]
-
-LONG = 256
-"""Rows of at least this many numbers are cleared as rows, shorter ones by index."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +111,7 @@ class UnitIndex:
 
     def select(self, i: int, tensor: torch.Tensor) -> torch.Tensor:
         """A copy of slab i's slice of ``tensor``, on its device."""
-        slab, own = self.slabs[i], _flat(tensor)
+        slab, own = self.slabs[i], flat(tensor)
         return own.index_select(slab.axis, slab.where.to(own.device))
 
     def look(self, tensors: Mapping[str, torch.Tensor | None]) -> list[torch.Tensor | None]:
@@ -121,14 +119,14 @@ class UnitIndex:
         return [
             None
             if (tensor := tensors.get(slab.name)) is None
-            else (_flat(tensor) if slab.entire else self.select(i, tensor))
+            else (flat(tensor) if slab.entire else self.select(i, tensor))
             for i, slab in enumerate(self.slabs)
         ]
 
     def write(self, tensors: Mapping[str, torch.Tensor], slices: Sequence[torch.Tensor]) -> None:
         """Put slices (as from `gather`) back in place."""
         for slab, part in zip(self.slabs, slices, strict=True):
-            own = _flat(tensors[slab.name])
+            own = flat(tensors[slab.name])
             own.index_copy_(slab.axis, slab.where.to(own.device), part.to(own.dtype))
 
     def scale(self, tensors: Mapping[str, torch.Tensor], factors: torch.Tensor) -> None:
@@ -137,7 +135,7 @@ class UnitIndex:
         for i, slab in enumerate(self.slabs):
             which = moved[slab.unit]
             if bool(which.any()):
-                own, where, unit = _flat(tensors[slab.name]), slab.where[which], slab.unit[which]
+                own, where, unit = flat(tensors[slab.name]), slab.where[which], slab.unit[which]
                 part = own.index_select(slab.axis, where.to(own.device))
                 own.index_copy_(slab.axis, where.to(own.device), part * self._shaped(factors[unit], i, part))
 
@@ -171,8 +169,8 @@ class UnitIndex:
             part = parts[i]
             if part is None:
                 return None
-            flat = _rows(part, self.slabs[i].axis)
-            return _norms(flat, _wide(flat)).double().square()
+            rows_of = _rows(part, self.slabs[i].axis)
+            return _norms(rows_of, _wide(rows_of)).double().square()
 
         return self.reduce(rows)
 
@@ -193,7 +191,7 @@ class UnitIndex:
         """float64[units]: how many numbers each unit has."""
 
         def rows(i: int) -> torch.Tensor:
-            slab, own = self.slabs[i], _flat(self._live[self.slabs[i].name])
+            slab, own = self.slabs[i], flat(self._live[self.slabs[i].name])
             return torch.full((len(slab.where),), own.numel() / max(own.shape[slab.axis], 1), dtype=torch.float64)
 
         return self.reduce(rows)
@@ -235,58 +233,6 @@ class UnitIndex:
         Zeros(self, which).apply(tensors)
 
 
-class Zeros:
-    """The slices of some units of an index (bool[units]), to be set to zero once or again and again."""
-
-    def __init__(self, index: UnitIndex, which: torch.Tensor) -> None:
-        places = [(slab, slab.where[which[slab.unit]]) for slab in (*index.slabs, *index.buffers)]
-        self._places = [(slab.name, slab.axis, where) for slab, where in places if len(where)]
-        self._known: dict[int, tuple[int, torch.Tensor, list[torch.Tensor]]] = {}
-
-    def apply(self, tensors: Mapping[str, torch.Tensor], often: bool = False) -> None:
-        """Set them to zero in ``tensors``, in place; names that are missing there are left out.
-
-        With ``often``, what was looked up is kept for the next time, and on a CPU long rows are cleared as rows and
-        short ones by mask, in half the time.
-        """
-        rows: list[torch.Tensor] = []
-        for i, (name, axis, where) in enumerate(self._places):
-            tensor = tensors.get(name)
-            if tensor is None:
-                continue
-            own = local(tensor)
-            known = self._known.get(i) if often else None
-            if known is None or known[0] != own.data_ptr():  # the first time, or its memory has moved
-                own = _flat(own)
-                near = often and own.device.type == "cpu"
-                long = near and axis == 0 and own[0].numel() >= LONG
-                what = _mask(own, axis, where) if near and not long else where.to(own.device)
-                known = own.data_ptr(), what, _runs(own, where) if long else []
-                if often:
-                    self._known[i] = known
-            if known[2]:
-                rows += known[2]
-            elif known[1].dtype == torch.bool:
-                _flat(own).masked_fill_(known[1], 0)
-            else:
-                _flat(own).index_fill_(axis, known[1], 0)
-        if rows:
-            torch._foreach_zero_(rows)
-
-
-def _mask(tensor: torch.Tensor, axis: int, where: torch.Tensor) -> torch.Tensor:
-    """bool, True at ``where`` along ``axis``, shaped to meet ``tensor``."""
-    shape = [1] * tensor.ndim
-    shape[axis] = tensor.shape[axis]
-    return torch.zeros(tensor.shape[axis], dtype=torch.bool).index_fill_(0, where, True).reshape(shape)
-
-
-def _runs(tensor: torch.Tensor, where: torch.Tensor) -> list[torch.Tensor]:
-    """Views of ``tensor`` along runs of consecutive rows."""
-    ends = torch.cat([(where.diff() > 1).nonzero().flatten() + 1, torch.tensor([len(where)])]).tolist()
-    return [tensor.narrow(0, int(where[a]), b - a) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
-
-
 def over(values: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
     """``values`` summed over all ranks of ``mesh``."""
     from torch.distributed import all_reduce
@@ -295,12 +241,6 @@ def over(values: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
     for dim in range(mesh.ndim):
         all_reduce(total, group=mesh.get_group(dim))
     return total.cpu()
-
-
-def _flat(tensor: torch.Tensor) -> torch.Tensor:
-    """This rank's part of ``tensor``, detached; a tensor without axes has one of size 1."""
-    own = local(tensor.detach())
-    return own if own.ndim else own.reshape(1)
 
 
 def _rows(part: torch.Tensor, axis: int) -> torch.Tensor:
@@ -316,7 +256,7 @@ def _norms(rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def _square(tensor: torch.Tensor) -> float:
     """The squared norm of this rank's part of ``tensor``."""
-    return float(torch.linalg.vector_norm(_flat(tensor), dtype=torch.float64)) ** 2
+    return float(torch.linalg.vector_norm(flat(tensor), dtype=torch.float64)) ** 2
 
 
 def _wide(tensor: torch.Tensor) -> torch.dtype:

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from coppice import Space, build_space, trace
-from coppice.passes.train.units import UnitIndex, Zeros
+from coppice.passes.train.units import UnitIndex
+from coppice.passes.train.zeros import Zeros
 from prune.nets import space_of
 from train.loops import redundant_slices
 
