@@ -153,7 +153,7 @@ def _side_by_side(own: list[Row], peers: dict[str, Row], version: str, limit: fl
         "analysis, median s",
         "p90 s",
     )
-    ours = [sum(r["seconds"][k] for k in ("trace", "analyse")) for r in both if "analyse" in r["seconds"]]
+    ours = [sum(r["seconds"][k] for k in ("trace", "analyse")) for r in both if "analyse" in r.get("seconds", {})]
     built = [r["seconds"]["analyse"] for r in theirs if "analyse" in r.get("seconds", {})]
     lines = [
         (
