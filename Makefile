@@ -62,7 +62,7 @@ demo: .venv/.demo ## train, compress, check and export a small model; results in
 test: .venv/.test ## the whole test suite (PYTEST_ARGS="-m 'not slow'" for the quick part)
 	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS) tests
 
-fuzz-graphs: .venv/.test ## 2,000 random networks, each cut and proved; a failing one is kept in .hypothesis and tried first
+fuzz-graphs: .venv/.test ## 2,000 random networks and 1,600 nested ones, cut and proved; a failing one is kept in .hypothesis and tried first
 	$(BIN)/python -m pytest -n $(JOBS) --hypothesis-profile nightly $(PYTEST_ARGS) tests/properties
 
 lint: .venv/.dev ## ruff, mypy --strict, clang-format

@@ -19,7 +19,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 hypothesis.settings.register_profile("dev", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
-# For `make fuzz-graphs`: 16 times the examples, 2,080 random graphs in tests/properties; failures stay in .hypothesis.
+# For `make fuzz-graphs`: 16 times the examples, 2,080 random networks and 1,600 hierarchies of segments in
+# tests/properties; failures stay in .hypothesis.
 hypothesis.settings.register_profile("nightly", deadline=None, max_examples=1600, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 

@@ -95,7 +95,7 @@ class H2SPG(DHSPG):
     def _losses(self) -> dict[int, float]:
         """The estimated loss of erasing each candidate."""
         sizes = [self._tensors[name].shape[0] if self._tensors[name].ndim else 1 for name in self._watched]
-        rows = self._sums["rows"].numpy() / max(self._measured, 1)
+        rows = self._sums.get("rows", torch.zeros(sum(sizes), dtype=torch.float64)).numpy() / max(self._measured, 1)
         parts = zip(self._watched, np.split(rows, np.cumsum(sizes)[:-1]), strict=True)
         of = {name: float(part.sum()) for name, part in parts}
         segments = {int(k): self.space.segments[int(k)] for k in self.candidates}

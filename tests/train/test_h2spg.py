@@ -107,6 +107,12 @@ def test_what_units_cannot_meet_erasing_does() -> None:
         job("resnet20", share, erase=0.0)
 
 
+def test_a_preview_before_the_first_step_meets_the_budget() -> None:
+    work = job("resnet20")
+    config = _quiet(work)
+    assert work.space.cost(config)["macs"][0] <= 0.3 * work.space.cost(work.space.full())["macs"][0]
+
+
 def test_kept_segments_stay() -> None:
     free = _quiet(job("super_resnet", "20%", erase=1.0).train(range(4))).skip
     work = job("super_resnet", "20%", erase=1.0, keep=free[:2]).train(range(4))
