@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array, diags_array
 
 from coppice.core.segments import ALWAYS, Segments
 from coppice.core.solve import Bools
@@ -45,7 +46,7 @@ class CostModel:
 
     families: int
     monomials: tuple[tuple[int, ...], ...]
-    counts: Floats
+    counts: csr_array
     terms: tuple[Term, ...]
     exact: bool = True
     segments: Segments = field(default_factory=Segments)
@@ -66,11 +67,10 @@ class CostModel:
         """The costs of what is left once ``erased`` (bool[segments]) is gone for good, over the same families."""
         live = self.segments.liveness.evaluate(erased[None])[0]
         gone = {f for k in np.flatnonzero(erased) for f in self.segments[int(k)].families}
-        counts = self.counts.copy()
-        for j, monomial in enumerate(self.monomials):
-            if not gone.isdisjoint(monomial):
-                counts[:, j] = 0.0
-        return replace(self, counts=counts, terms=tuple(term for term in self.terms if live[term.rule]))
+        left = np.array([float(gone.isdisjoint(monomial)) for monomial in self.monomials])
+        return replace(
+            self, counts=self.counts @ diags_array(left), terms=tuple(term for term in self.terms if live[term.rule])
+        )
 
     def _sum(self, widths: Floats, live: Bools | None) -> dict[str, Floats]:
         totals = {metric: np.empty(len(widths)) for metric in self.metrics}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.sparse import csr_array
 from torch import fx, nn
 
 from coppice.core.calls import Call
@@ -60,10 +61,11 @@ def price(
             if seconds is not None and node in seconds:
                 terms += _time_terms(node, flow, counter, live.nodes[node], *seconds[node])
     monomials = sorted({m for poly in counter.polynomials for m, _ in poly}) or [()]
-    counts = np.zeros((max(1, len(counter.polynomials)), len(monomials)))
-    for a, poly in enumerate(counter.polynomials):
-        for monomial, coefficient in poly:
-            counts[a, monomials.index(monomial)] += coefficient
+    place = {monomial: j for j, monomial in enumerate(monomials)}
+    entries = [(a, place[m], c) for a, poly in enumerate(counter.polynomials) for m, c in poly]
+    rows, columns, coefficients = zip(*entries, strict=True) if entries else ((), (), ())
+    shape = (max(1, len(counter.polynomials)), len(monomials))
+    counts = csr_array((np.array(coefficients, float), (rows, columns)), shape=shape)
     metrics = METRICS if seconds is None else (*METRICS, LATENCY)
     return CostModel(len(families), tuple(monomials), counts, merge_terms(terms), counter.exact, segments, metrics)
 
