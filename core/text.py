@@ -86,6 +86,11 @@ def _identifier(name: str) -> str:
     return f"_{name}" if name[0].isdigit() or keyword.iskeyword(name) else name
 
 
+def size_text(expression: str) -> str:
+    """A size in symbols as it is written everywhere: ``2*s0*2//4`` for ``(2 * s0) * 2 // 4``."""
+    return ast.unparse(ast.parse(expression, mode="eval")).replace(" ", "")
+
+
 def _value_text(value: Any, hints: dict[str, int], seen: set[str]) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(_value_text(v, hints, seen) for v in value)},)"
@@ -275,7 +280,7 @@ class _Parser:
         if isinstance(tree, ast.Slice) and isinstance(tree.lower, ast.Name) and isinstance(tree.upper, ast.Constant):
             self.hints[tree.lower.id] = int(tree.upper.value)  # type: ignore[arg-type]
             return self.hints[tree.lower.id], tree.lower.id
-        return self.arithmetic(tree), ast.unparse(tree).replace(" ", "")
+        return self.arithmetic(tree), size_text(ast.unparse(tree))
 
     def arithmetic(self, tree: ast.expr) -> int:
         if isinstance(tree, ast.Constant) and isinstance(tree.value, int):

@@ -21,6 +21,7 @@ from coppice.core.ops import Average, lookup
 from coppice.core.ops.insert import insert
 from coppice.core.solve import Bools
 from coppice.core.space import Space
+from coppice.core.text import size_text
 from coppice.passes.extract.tidy import TIDY
 
 
@@ -180,7 +181,7 @@ def _value(value: Any, label: object, view: SpaceCut) -> Any:
         view.count(axis) if labelled(axis) else size for axis, size in zip(label.axes, value.shape, strict=True)
     )
     symbols = tuple(
-        f"({symbol})*{new}//{old}" if symbol and new != old else symbol
+        size_text(f"({symbol})*{new}//{old}") if symbol and new != old else symbol
         for symbol, new, old in zip(value.symbols, shape, value.shape, strict=True)
     )
     return Value(shape, value.dtype, symbols, value.hint)

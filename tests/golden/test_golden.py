@@ -48,3 +48,26 @@ def test_half_of_every_family_leaves(path: Path) -> None:
 
 def test_there_are_goldens() -> None:
     assert len(FILES) >= 3
+
+
+class ThroughTheBatch(nn.Module):
+    """Channels that pass through the batch axis, whose size then depends on them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        z: torch.Tensor = self.out(y.reshape(-1, 1, *y.shape[2:]).tanh().view(y.shape))
+        return z
+
+
+def test_sizes_in_symbols_parse_back_as_they_are_written() -> None:
+    graph = coppice.trace(ThroughTheBatch().eval(), torch.randn(2, 3, 4, 4))
+    space = coppice.build_space(graph)
+    small = coppice.extract(space, space.uniform(0.5)).graph
+    text = to_text(small)
+    assert re.search(r"f32\[4\*\w+\*4//8, 1, 4, 4\] = aten.reshape", text)
+    back = from_text(text, small.tensors, in_spec=small.in_spec, out_spec=small.out_spec, aliases=small.aliases)
+    assert to_text(back) == text
