@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from coppice.api.subnet import Subnet
 from coppice.core.errors import UsageError
-from coppice.core.tensors import named_tensors
+from coppice.core.tensors import all_tensors
 from coppice.passes.train.transfer import PLACE, Build, Heir, check_schedulers, reattach, transfer, unwrapped
 
 
@@ -67,9 +67,8 @@ def _heirs(subnet: Subnet) -> dict[Tensor, Heir | None]:
     origin = subnet.extracted(PLACE)
     graph = origin.space.graph
     own = dict(subnet.module.named_parameters(remove_duplicate=False))
-    full = {**(named_tensors(graph.model) if graph.model is not None else {}), **graph.tensors}
     result: dict[Tensor, Heir | None] = {}
-    for name, tensor in full.items():
+    for name, tensor in all_tensors(graph).items():
         if result.get(tensor) is None:
             masks = origin.extraction.kept.get(graph.canonical(name), ())
             stays = name in own and name not in origin.extraction.erased

@@ -25,10 +25,9 @@ from coppice.core.extraction import Extraction, low_name, sliced
 from coppice.core.files import folder
 from coppice.core.graph import Graph, describe
 from coppice.core.higher import HigherOrder
-from coppice.core.names import unknown_name
 from coppice.core.space import Space
 from coppice.core.specs import spec_from_json, spec_to_json
-from coppice.core.tensors import named_tensors
+from coppice.core.tensors import check_fits, named_tensors
 from coppice.core.text import from_text, to_text
 
 FORMAT = 1
@@ -158,18 +157,11 @@ class Subnet:
         """
         origin = self.extracted("slice")
         graph = origin.space.graph
-        known = {**({} if graph.model is None else named_tensors(graph.model)), **graph.tensors}
+        check_fits(
+            graph, tensors, "the full model", "slice", "pass tensors shaped like the full model's; they are cut here"
+        )
         result = {}
         for name, tensor in tensors.items():
-            full = known.get(graph.canonical(name))
-            if full is None:
-                raise unknown_name("tensor of the full model", name, known)
-            if tensor.shape != full.shape:
-                raise UsageError(
-                    f"its shape is {tuple(tensor.shape)}, and the full model's is {tuple(full.shape)}",
-                    place=f"slice: {name}",
-                    remedy="pass tensors shaped like the full model's; they are cut here",
-                )
             if name not in origin.extraction.erased:
                 result[name] = sliced(tensor, origin.extraction.kept.get(graph.canonical(name), ()))
         return result

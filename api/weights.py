@@ -13,9 +13,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from coppice.backends.module.user_class import with_tensors
 from coppice.core.errors import UsageError
-from coppice.core.names import unknown_name
 from coppice.core.space import Space
-from coppice.core.tensors import check_finite, named_tensors
+from coppice.core.tensors import check_finite, check_fits, named_tensors
 
 Weights: TypeAlias = nn.Module | Mapping[str, Tensor]
 
@@ -30,17 +29,7 @@ def weighted(space: Space, weights: Weights) -> Space:
     """
     graph = space.graph
     given = _named(weights)
-    known = {**({} if graph.model is None else named_tensors(graph.model)), **graph.tensors}
-    for name, tensor in given.items():
-        full = known.get(graph.canonical(name))
-        if full is None:
-            raise unknown_name("tensor of the model", name, known)
-        if tensor.shape != full.shape:
-            raise UsageError(
-                f"its shape is {tuple(tensor.shape)}, and the model's is {tuple(full.shape)}",
-                place=f"{PLACE}: {name}",
-                remedy="give the weights of a model of the same sizes",
-            )
+    check_fits(graph, given, "the model", PLACE, "give the weights of a model of the same sizes")
     for name in graph.parameters():
         if name not in given:
             raise UsageError(

@@ -342,6 +342,12 @@ class Space:
             return self.costs.evaluate(widths, erased)
         return self.costs.evaluate(configs, self.segments.erased(skip)[None])
 
+    def cost_without_each(self) -> dict[str, Floats]:
+        """Costs of the full model with one segment erased, each float64[segments]."""
+        widths = np.array([[f.size for f in self.families]], np.int64)
+        alone = np.eye(len(self.segments), dtype=bool)
+        return self.costs.evaluate(np.repeat(widths, len(alone), axis=0), alone)
+
     def without(self, skip: Iterable[str]) -> Space:
         """The same space with the costs of what is left once the segments are erased for good."""
         return replace(self, costs=self.costs.after(self.segments.erased(skip)))

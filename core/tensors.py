@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from coppice.core.errors import UnsupportedError, UsageError
 from coppice.core.graph import Graph
+from coppice.core.names import unknown_name
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -24,6 +25,26 @@ def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
     }
+
+
+def all_tensors(graph: Graph) -> dict[str, torch.Tensor]:
+    """The model's parameters and buffers under each of their names, and what else the graph holds."""
+    return {**({} if graph.model is None else named_tensors(graph.model)), **graph.tensors}
+
+
+def check_fits(graph: Graph, tensors: Mapping[str, torch.Tensor], whose: str, place: str, remedy: str) -> None:
+    """Raise `UsageError` where ``whose`` graph has no tensor of one's name, or one of another shape."""
+    known = all_tensors(graph)
+    for name, tensor in tensors.items():
+        own = known.get(graph.canonical(name))
+        if own is None:
+            raise unknown_name(f"tensor of {whose}", name, known)
+        if tensor.shape != own.shape:
+            raise UsageError(
+                f"its shape is {tuple(tensor.shape)}, and {whose}'s is {tuple(own.shape)}",
+                place=f"{place}: {name}",
+                remedy=remedy,
+            )
 
 
 def refresh(graph: Graph) -> None:

@@ -238,10 +238,7 @@ def explain(target: Graph | Space) -> Explanation:
 
 
 def _segments(space: Space) -> Iterable[SegmentRow]:
-    everyone = np.eye(len(space.segments), dtype=bool)
-    widths = np.array([[f.size for f in space.families]], np.int64)
-    full = space.costs.evaluate(widths)
-    costs = space.costs.evaluate(np.repeat(widths, len(everyone), axis=0), everyone)
+    full, costs = space.cost(space.full()), space.cost_without_each()
     for k, segment in enumerate(space.segments):
         saves = {m: float((full[m][0] - costs[m][k]) / max(full[m][0], 1)) for m in METRICS}
         yield SegmentRow(segment.name, segment.parent, segment.source, len(segment.tensors), saves)

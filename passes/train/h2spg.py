@@ -26,7 +26,6 @@ from torch.utils._pytree import tree_map
 from coppice.core.budget import Budget, BudgetLike, resolve
 from coppice.core.config import Config
 from coppice.core.errors import UsageError
-from coppice.core.labels import Ids
 from coppice.core.solve import Bools
 from coppice.core.space import Floats, Space
 from coppice.passes.prune.allocate import allocate
@@ -128,7 +127,7 @@ class H2SPG(DHSPG):
     def _share(self, erased: Bools) -> float:
         """The part of the saving that the budget asks for which ``erased`` alone brings."""
         full = self.space.cost(self.space.full())
-        after = self.space.costs.evaluate(_widths(self.space), erased[None])
+        after = self.space.costs.evaluate(np.array([[f.size for f in self.space.families]], np.int64), erased[None])
         asked = {m: full[m][0] - limit for m, limit in self.budget.limits}
         return float(max((full[m][0] - after[m][0]) / max(ask, 1e-30) for m, ask in asked.items()))
 
@@ -147,15 +146,9 @@ class H2SPG(DHSPG):
 
 def _saves(space: Space, budget: Budget) -> Floats:
     """float64[segments]: what erasing each saves of the budget's costs, as fractions of its limits."""
-    everyone = np.eye(len(space.segments), dtype=bool)
-    full = space.cost(space.full())
-    costs = space.costs.evaluate(np.repeat(_widths(space), len(everyone), axis=0), everyone)
+    full, costs = space.cost(space.full()), space.cost_without_each()
     saved: Floats = np.sum([(full[m][0] - costs[m]) / limit for m, limit in budget.limits], axis=0)
     return saved
-
-
-def _widths(space: Space) -> Ids:
-    return np.array([[f.size for f in space.families]], np.int64)
 
 
 def silent(space: Space) -> Bools:
