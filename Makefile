@@ -92,7 +92,7 @@ coverage: .venv/.test build/peers/.installed ## every model of the coverage list
 bench-quality: .venv/.test build/peers/.installed ## accuracy at 50, 30 and 15 % of the MACs on digits, all arms, and its part of docs/quality.md (ten minutes)
 	PYTHONPATH=benchmarks $(BIN)/python -m quality digits --jobs $(JOBS) --docs docs/quality.md $(QUALITY_ARGS)
 
-bench-cifar: .venv/.test build/peers/.installed ## the same on CIFAR-10 with ResNet8 and ResNet-20 (a day; goes on where it was stopped)
+bench-cifar: .venv/.test build/peers/.installed ## the same on CIFAR-10 with ResNet8 and ResNet-20 (four hours; goes on where it was stopped)
 	PYTHONPATH=benchmarks $(BIN)/python -m quality cifar --jobs $(JOBS) --docs docs/quality.md $(QUALITY_ARGS)
 
 check-c: .venv/.build-tools ## the C library alone, under the address and undefined-behaviour sanitizers

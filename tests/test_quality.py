@@ -46,7 +46,7 @@ def test_a_network_from_scratch_has_the_widths_of_dhspg(journal: Journal) -> Non
 def test_every_arm_takes_the_same_steps_and_meets_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
 
-    def train(model: nn.Module, made: object, batches: object, steps: int, rate: float) -> None:
+    def train(model: nn.Module, made: object, batches: object, steps: int, rate: float, mixed: bool) -> None:
         taken.append(steps)
 
     monkeypatch.setattr(arms, "train", train)

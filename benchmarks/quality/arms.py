@@ -68,7 +68,7 @@ def sparse(given: Given, name: str, **options: Any) -> nn.Module:
         space, optimizer(model, recipe), given.limit, steps=recipe.steps,
         **{"start": recipe.start, "stop": recipe.stop} | options,
     )  # fmt: skip
-    train(model, made, given.task.batches(given.cell.seed, "train"), recipe.steps, recipe.rate)
+    train(model, made, given.task.batches(given.cell.seed, "train"), recipe.steps, recipe.rate, recipe.mixed)
     return coppice.extract(space, made.config()).module
 
 
@@ -113,21 +113,22 @@ def full(given: Given) -> nn.Module:
 def from_start(given: Given, model: nn.Module) -> nn.Module:
     recipe = given.task.recipe
     batches = given.task.batches(given.cell.seed, "train")
-    train(model, optimizer(model, recipe), batches, recipe.steps, recipe.rate)
+    train(model, optimizer(model, recipe), batches, recipe.steps, recipe.rate, recipe.mixed)
     return model
 
 
 def fine_tune(given: Given, model: nn.Module) -> nn.Module:
     recipe = given.task.recipe
     batches = given.task.batches(given.cell.seed, "tune")
-    train(model, optimizer(model, recipe), batches, recipe.steps - recipe.dense, recipe.tune * recipe.rate)
+    steps = recipe.steps - recipe.dense
+    train(model, optimizer(model, recipe), batches, steps, recipe.tune * recipe.rate, recipe.mixed)
     return model
 
 
 def dense_state(task: Task, seed: int) -> dict[str, torch.Tensor]:
     """The network that the cutting arms of a seed share, after its part of the steps."""
     model, recipe = task.start(seed), task.recipe
-    train(model, optimizer(model, recipe), task.batches(seed, "train"), recipe.dense, recipe.rate)
+    train(model, optimizer(model, recipe), task.batches(seed, "train"), recipe.dense, recipe.rate, recipe.mixed)
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 

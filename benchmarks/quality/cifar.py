@@ -24,13 +24,15 @@ CALIBRATED = 1024
 
 @dataclass(frozen=True)
 class ResNet20:
-    """ResNet-20 from scratch, six epochs in all."""
+    """ResNet-20 from scratch, five epochs in all."""
 
     name: str = "resnet20"
     data: Path = DATA
     budgets: tuple[float, ...] = (0.5, 0.3)
     seeds: tuple[int, ...] = (0, 1, 2)
-    recipe: Recipe = field(default_factory=lambda: Recipe(steps=2340, dense=780, batch=BATCH, rate=0.4, tune=1.0))
+    recipe: Recipe = field(
+        default_factory=lambda: Recipe(steps=1950, dense=650, batch=BATCH, rate=0.4, tune=1.0, mixed=True)
+    )
 
     def start(self, seed: int) -> nn.Module:
         torch.manual_seed(seed)
@@ -66,7 +68,9 @@ class ResNet8(ResNet20):
     """
 
     name: str = "resnet8"
-    recipe: Recipe = field(default_factory=lambda: Recipe(steps=2340, dense=0, batch=BATCH, rate=0.1, tune=1.0))
+    recipe: Recipe = field(
+        default_factory=lambda: Recipe(steps=1560, dense=0, batch=BATCH, rate=0.1, tune=1.0, mixed=True)
+    )
 
     ADAPTED = 1170
     """Steps of adaptation: three epochs."""
@@ -90,7 +94,7 @@ class ResNet8(ResNet20):
             model = nets.resnet8()
             with np.load(source) as held:
                 model.load_state_dict(nets.resnet8_weights(held))
-            train(model, optimizer(model, self.recipe), self.batches(0, "adapt"), self.ADAPTED, 0.02)
+            train(model, optimizer(model, self.recipe), self.batches(0, "adapt"), self.ADAPTED, 0.02, self.recipe.mixed)
             file.parent.mkdir(parents=True, exist_ok=True)
             part = file.with_suffix(f".{os.getpid()}")
             torch.save(model.state_dict(), part)

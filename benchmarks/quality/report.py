@@ -87,7 +87,9 @@ CIFAR = """## CIFAR-10
 
 `make bench-cifar`. The images went through JPEG, so no figure here compares with one on the raw data set. ResNet8 is
 MLPerf Tiny's trained network, adapted to these images once; every arm but the one from scratch starts from that, so
-those that cut a trained network spend all their steps on fine-tuning. ResNet-20 starts from random weights."""
+those that cut a trained network spend all their steps on fine-tuning. ResNet-20 starts from random weights. Every arm
+trains under bfloat16 autocast (weights, optimizer and evaluation in float32). The rows behind the tables are in
+`benchmarks/quality/results`."""
 
 RECIPE = """{name}: arms that cut a trained network train it for {dense} steps first and fine-tune the subnet for the
 other {rest}, at {tune:g} times the peak rate of {rate:g}; share and rates were chosen for *their* accuracy. `DHSPG`,

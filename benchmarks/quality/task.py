@@ -20,6 +20,7 @@ class Recipe:
 
     Arms that cut a trained network spend ``dense`` steps on it first (0 where the start is trained already) and the
     rest on fine-tuning, with ``tune`` times the peak rate. ``start`` and ``stop`` are the sparse optimizers' schedule.
+    ``mixed``: forward and backward under bfloat16 autocast, about twice as fast on CPUs that multiply bfloat16.
     """
 
     steps: int
@@ -30,6 +31,7 @@ class Recipe:
     decay: float = 5e-4
     start: float = 0.1
     stop: float = 0.6
+    mixed: bool = False
 
 
 class Task(Protocol):
@@ -77,6 +79,7 @@ def train(
     batches: Iterator[Batch],
     steps: int,
     peak: float,
+    mixed: bool = False,
 ) -> None:
     """``steps`` steps of cross entropy under a one-cycle rate: the loop of a user who knows nothing of coppice."""
     model.train()
@@ -85,7 +88,9 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = one_cycle(step / steps, peak)
         optimizer.zero_grad()
-        torch.autograd.backward(F.cross_entropy(model(x), y))
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            loss = F.cross_entropy(model(x), y)
+        torch.autograd.backward(loss)
         optimizer.step()
     model.eval()
 
