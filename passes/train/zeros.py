@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from coppice.passes.train.units import UnitIndex
 
 LONG = 256
-"""Rows of at least this many numbers are cleared as rows, shorter ones by mask."""
+"""Rows of at least this many numbers are cleared by torch, shorter ones by numpy."""
+
+_Clear = Callable[[], object]
 
 
 class Zeros:
@@ -22,37 +25,47 @@ class Zeros:
     def __init__(self, index: UnitIndex, which: torch.Tensor) -> None:
         places = [(slab, slab.where[which[slab.unit]]) for slab in (*index.slabs, *index.buffers)]
         self._places = [(slab.name, slab.axis, where) for slab, where in places if len(where)]
-        self._known: dict[int, tuple[int, torch.Tensor, list[torch.Tensor]]] = {}
+        self._known: dict[int, tuple[int, list[torch.Tensor], _Clear]] = {}
 
     def apply(self, tensors: Mapping[str, torch.Tensor], often: bool = False) -> None:
         """Set them to zero in ``tensors``, in place; names that are missing there are left out.
 
-        With ``often``, what was looked up is kept for the next time, and on a CPU long rows are cleared as rows and
-        short ones by mask, in half the time.
+        With ``often``, what was looked up is kept for the next time, and on a CPU whole rows are cleared at less than
+        half the cost of ``index_fill_``: long ones all in one call, short ones by numpy.
         """
         rows: list[torch.Tensor] = []
         for i, (name, axis, where) in enumerate(self._places):
             tensor = tensors.get(name)
             if tensor is None:
                 continue
-            own = local(tensor)
-            known = self._known.get(i) if often else None
-            if known is None or known[0] != own.data_ptr():  # the first time, or its memory has moved
-                own = flat(own)
-                near = often and own.device.type == "cpu"
-                long = near and axis == 0 and own[0].numel() >= LONG
-                what = _mask(own, axis, where) if near and not long else where.to(own.device)
-                known = own.data_ptr(), what, _runs(own, where) if long else []
-                if often:
-                    self._known[i] = known
-            if known[2]:
-                rows += known[2]
-            elif known[1].dtype == torch.bool:
-                flat(own).masked_fill_(known[1], 0)
-            else:
-                flat(own).index_fill_(axis, known[1], 0)
+            if not often:
+                own = flat(tensor)
+                own.index_fill_(axis, where.to(own.device), 0)
+                continue
+            known = self._known.get(i)
+            if known is None or known[0] != local(tensor).data_ptr():  # the first time, or its memory has moved
+                own = flat(tensor)
+                known = self._known[i] = (own.data_ptr(), *_clearing(own, axis, where))
+            rows += known[1]
+            known[2]()
         if rows:
             torch._foreach_zero_(rows)
+
+
+def _clearing(own: torch.Tensor, axis: int, where: torch.Tensor) -> tuple[list[torch.Tensor], _Clear]:
+    """How to clear ``where`` along ``axis`` again and again: views to be zeroed, and a call for what is not in them."""
+    cpu = own.device.type == "cpu"
+    if cpu and axis == 0 and own[0].numel() >= LONG:
+        return _runs(own, where), _nothing
+    if cpu and axis == 0 and own.dtype in (torch.float32, torch.float64):
+        return [], partial(own.numpy().__setitem__, where.numpy(), 0)
+    if cpu:
+        return [], partial(own.masked_fill_, _mask(own, axis, where), 0)
+    return [], partial(own.index_fill_, axis, where.to(own.device), 0)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _mask(tensor: torch.Tensor, axis: int, where: torch.Tensor) -> torch.Tensor:
