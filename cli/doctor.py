@@ -113,7 +113,7 @@ def _kernel() -> tuple[str, str]:
     """Every variant that can run here, on one small product, against numpy in fp64."""
     import numpy as np
 
-    from coppice.kernels import CSR, spmm, variants
+    from coppice.kernels import Weight, matmul, variants
 
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((24, 32), np.float32) * (rng.random((24, 32)) < 0.3)
@@ -121,7 +121,7 @@ def _kernel() -> tuple[str, str]:
     exact = weight.astype(np.float64) @ x
     names = [v.name for v in variants() if v.available]
     for name in names:
-        error = float(np.abs(spmm(CSR.of(weight.astype(np.float32)), x, variant=name) - exact).max())
+        error = float(np.abs(matmul(Weight.sparse(weight.astype(np.float32)), x, variant=name) - exact).max())
         if not error <= KERNEL_TOLERANCE * float(np.abs(exact).max()):
             return "broken", f"{name} is off by {error:.2g}"
     return "ok", f"{', '.join(names)} agree with numpy"

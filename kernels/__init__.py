@@ -1,27 +1,30 @@
 """Kernels in C, with a numba fallback: what they compute, which there are, and how to call them.
 
-    weight = CSR.of(dense)
-    y = spmm(weight, x, bias=bias, activation="relu")
+    weight = Weight.sparse(matrix, height=4)
+    y = matmul(weight, x, bias=bias, activation="relu")
 
 The C side is described by ``abi.h``; layouts, ranges and measured speed by ``docs/kernels.md``.
 """
 
-from coppice.kernels._csr import CSR
 from coppice.kernels._errors import IsaError, KernelError, KernelsUnavailable
-from coppice.kernels._spmm import ACTIVATIONS, bind, spmm
+from coppice.kernels._matmul import ACTIVATIONS, Window, bind, matmul
+from coppice.kernels._pool import Pool
 from coppice.kernels._variants import Status, Variant, isa, status, variants
+from coppice.kernels._weight import Weight
 
 __all__ = [
     "ACTIVATIONS",
-    "CSR",
     "IsaError",
     "KernelError",
     "KernelsUnavailable",
+    "Pool",
     "Status",
     "Variant",
+    "Weight",
+    "Window",
     "bind",
     "isa",
-    "spmm",
+    "matmul",
     "status",
     "variants",
 ]

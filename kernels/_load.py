@@ -100,6 +100,8 @@ def load() -> Library:
         raise KernelsUnavailable(fact, place=path.name, remedy=_BUILD)
     library = Library(ffi, c)
     limit = _env.isa_limit()
-    if limit is not None:
+    if limit is None:
+        c.coppice_isa_limit(ffi.NULL)
+    else:
         library.limit_isa(limit, _env.ISA)
     return library

@@ -15,7 +15,7 @@ class Variant:
     """One implementation of a primitive.
 
     Attributes:
-        primitive: what it computes, e.g. ``spmm_f32``.
+        primitive: what it computes, e.g. ``matmul``.
         name: unique within its primitive; what the ``variant`` argument of a call takes.
         isa: the instruction set it needs; ``numba`` for what is compiled on first use.
         available: whether this machine, and ``COPPICE_ISA``, allow it.
@@ -68,7 +68,7 @@ def variants() -> list[Variant]:
             library.c.coppice_variant_info(index, info)
             primitive, name = library.text(info.primitive), library.text(info.name)
             found.append(Variant(primitive, name, names[info.isa], bool(info.available), index))
-    found.append(Variant("spmm_f32", "numba", "numba", find_spec("numba") is not None, -1))
+    found.append(Variant("matmul", "numba", "numba", find_spec("numba") is not None, -1))
     return found
 
 

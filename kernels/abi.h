@@ -22,75 +22,131 @@ extern "C" {
 /* cdef begin */
 
 /* Raised by one whenever a declaration below changes its meaning or its size. */
-#define COPPICE_ABI_VERSION 1
+#define COPPICE_ABI_VERSION 2
 
 /* What every function returns: zero, or one of the negative values. Nothing is written to y unless it is COPPICE_OK. */
 typedef enum coppice_status {
     COPPICE_OK = 0,
-    COPPICE_NULL = -1,            /* a pointer that is needed is NULL */
-    COPPICE_SIZE = -2,            /* a size is negative or more than can be addressed */
-    COPPICE_STRIDE = -3,          /* a row stride is shorter than its row, or more than can be addressed */
-    COPPICE_ALIGNMENT = -4,       /* a pointer is not a multiple of its element's size */
-    COPPICE_CLAMP = -5,           /* lower > upper, or one of them is NaN */
-    COPPICE_SCRATCH = -6,         /* scratch is smaller than the scratch function asks for */
-    COPPICE_LAYOUT = -7,          /* this library does not know the weight's layout */
-    COPPICE_STARTS = -8,          /* starts does not rise from zero to entries */
-    COPPICE_COLUMNS = -9,         /* columns of a row do not rise strictly, or leave their slab */
-    COPPICE_ISA_UNKNOWN = -10,    /* no instruction set has this name */
-    COPPICE_ISA_MISSING = -11,    /* this machine lacks the instruction set, or the library was built without it */
-    COPPICE_VARIANT_UNKNOWN = -12 /* no variant has this number */
+    COPPICE_NULL = -1,             /* a pointer that is needed is NULL */
+    COPPICE_SIZE = -2,             /* a size is negative or more than can be addressed */
+    COPPICE_STRIDE = -3,           /* a row stride is shorter than its row, or more than can be addressed */
+    COPPICE_ALIGNMENT = -4,        /* a pointer is not a multiple of its element's size */
+    COPPICE_CLAMP = -5,            /* lower > upper, or one of them is NaN */
+    COPPICE_SCRATCH = -6,          /* scratch is smaller than the scratch function asks for */
+    COPPICE_LAYOUT = -7,           /* no such layout of weights, or not with this height */
+    COPPICE_STARTS = -8,           /* starts does not rise from zero to entries */
+    COPPICE_COLUMNS = -9,          /* columns of a band do not rise strictly, or leave their slab */
+    COPPICE_ISA_UNKNOWN = -10,     /* no instruction set has this name */
+    COPPICE_ISA_MISSING = -11,     /* this machine lacks the instruction set, or the library was built without it */
+    COPPICE_VARIANT_UNKNOWN = -12, /* no variant has this number */
+    COPPICE_TYPE = -13,            /* no such element type, or not in this place */
+    COPPICE_WINDOW = -14,          /* the window does not give as many columns or pixels as there are */
+    COPPICE_ACTIVATION = -15,      /* no such activation */
+    COPPICE_SHARE = -16,           /* share is not in 0 .. shares - 1 */
+    COPPICE_THREADS = -17,         /* the number of threads is not in 1 .. 256, or the system gives no more threads */
+    COPPICE_BUSY = -18             /* the pool is at work for another thread, or for a call of its own */
 } coppice_status;
 
-/* Instruction sets. Within one architecture a higher number includes the lower ones. */
+/* Instruction sets. Within one architecture a higher number includes the lower ones.
+ * AVX2 stands for AVX2, FMA and F16C; AVX512 for AVX-512 F, BW, DQ and VL. */
 typedef enum coppice_isa { COPPICE_GENERIC = 0, COPPICE_AVX2 = 1, COPPICE_AVX512 = 2 } coppice_isa;
 
-typedef enum coppice_layout { COPPICE_SLAB_CSR = 1 } coppice_layout;
+/* Element types: IEEE 754 binary32 and binary16, bfloat16 (the upper half of a binary32), and signed bytes. */
+typedef enum coppice_type { COPPICE_F32 = 0, COPPICE_F16 = 1, COPPICE_BF16 = 2, COPPICE_I8 = 3 } coppice_type;
 
-/* Sparse matrix [rows][cols] of fp32 values, layout COPPICE_SLAB_CSR: the columns are cut into slabs of `slab` columns
- * (the last may be narrower; there is always at least one), and each slab is a CSR matrix of its own. One slab
- * (slab >= cols) is ordinary CSR. A slab of activations stays in the first-level cache while all rows pass over it.
+typedef enum coppice_layout { COPPICE_DENSE = 0, COPPICE_SPARSE = 1 } coppice_layout;
+
+/* What becomes of z = weight . x + bias + residual; exp and erf are those of real numbers, their error is in docs. */
+typedef enum coppice_activation {
+    COPPICE_CLAMP_ONLY = 0, /* z */
+    COPPICE_HARDSWISH = 1,  /* z * min(max(z / 6 + 1/2, 0), 1) */
+    COPPICE_SIGMOID = 2,    /* 1 / (1 + exp(-z)) */
+    COPPICE_SILU = 3,       /* z / (1 + exp(-z)) */
+    COPPICE_GELU = 4        /* z * (1 + erf(z / sqrt(2))) / 2 */
+} coppice_activation;
+
+/* How much of a call to do, and the memory to do it in: what every argument structure begins with.
  *
- *   starts[slabs * rows + 1]  entries of row r in slab s are starts[s * rows + r] up to starts[s * rows + r + 1]
- *   columns[entries]          column minus s * slab, strictly rising within a row of a slab
- *   values[entries]           an entry may be zero; what has no entry takes no part (0 * inf never arises from it)
+ * A call computes one share of its result, numbered 0 .. shares - 1; the shares together are all of it. They may run at
+ * the same time in different threads, each with scratch of its own. Share i touches the same part of the result in
+ * every call with the same sizes. */
+typedef struct coppice_work {
+    int32_t share;
+    int32_t shares;
+    void *scratch; /* any address */
+    int64_t scratch_bytes;
+} coppice_work;
+
+/* A matrix [rows][cols] of weights. Its rows are taken `height` at a time as bands (of the last one some rows may lie
+ * past the matrix: their values are there and take no part), its columns are cut into slabs of `slab` columns (the last
+ * may be narrower; there is always one). An entry is one column of a band: `height` values. A slab holds the entries of
+ * its first band, then of the next; the matrix holds its first slab, then the next. A slab of activations stays in
+ * the first-level cache while all bands pass over it.
+ *
+ *   COPPICE_SPARSE  height 1 is CSR, 4, 8 and 16 are blocks of so many rows by one column
+ *   COPPICE_DENSE   every column of every band has an entry; starts and columns are NULL; height 4, 8 or 16
+ *
+ *   starts[slabs * bands + 1]  entries of band b in slab s are starts[s * bands + b] up to starts[s * bands + b + 1]
+ *   columns[entries]           column minus s * slab, strictly rising within a band of a slab
+ *   values[entries][height]    of `type`; a value may be zero; what has no entry takes no part (0 * inf never arises)
+ *   scales[rows]               the weight is value * scales[row]; NULL: all of them 1
  *
  * rows, cols in 0 .. 2^31 - 1; slab in 1 .. 65536; entries in 0 .. 2^32 - 1. */
-typedef struct coppice_csr_f32 {
-    int32_t layout;
+typedef struct coppice_weight {
+    int32_t layout; /* coppice_layout */
+    int32_t type;   /* coppice_type */
     int64_t rows;
     int64_t cols;
     int64_t slab;
+    int64_t height;
     int64_t entries;
     const uint32_t *starts;
     const uint16_t *columns;
-    const float *values;
-} coppice_csr_f32;
+    const void *values;
+    const float *scales;
+} coppice_weight;
 
-/* y[rows][pixels] = min(max(weight[rows][cols] . x[cols][pixels] + bias[rows] + residual[rows][pixels], lower), upper)
+/* The windows of a convolution over x[channels][height][width], as a matrix with a column for every (channel, ky, kx)
+ * and a pixel for every (oy, ox), both in this order:
  *
- * All matrices are row-major with unit stride along pixels and a stride between rows in elements, >= pixels. bias and
- * residual may be NULL. y may be the residual itself (same pointer, same stride); otherwise y overlaps nothing.
- * lower = -inf and upper = +inf means no activation. NaN passes through. Pointers need their element's alignment only.
- * weight must have passed coppice_csr_validate once; it is not validated again. */
-typedef struct coppice_spmm_f32_args {
-    coppice_csr_f32 weight;
+ *   x[channel][oy * stride_y + ky * dilation_y - pad_y][ox * stride_x + kx * dilation_x - pad_x], zero outside of x
+ *
+ * Sizes, strides and dilations from 1, pads from 0, all below 2^31. */
+typedef struct coppice_window {
+    int64_t channels, height, width;
+    int64_t row_stride, channel_stride; /* elements between rows, and between channels, of x */
+    int64_t kernel_y, kernel_x, stride_y, stride_x, dilation_y, dilation_x, pad_y, pad_x;
+    int64_t out_height, out_width;
+} coppice_window;
+
+/* y[rows][pixels] = clamp(activation(weight[rows][cols] . x[cols][pixels] + bias[rows] + residual[rows][pixels]))
+ *
+ * with clamp(z) = min(max(z, lower), upper). Sums are fp32 whatever the types. All matrices are row-major with unit
+ * stride along pixels and a stride between rows in elements, >= pixels. bias and residual may be NULL. y may be the
+ * residual itself (same pointer, same stride); otherwise y overlaps nothing. lower = -inf and upper = +inf clamp
+ * nothing. NaN passes through. Pointers need their element's alignment only. weight must have passed
+ * coppice_weight_validate once; it is not validated again. */
+typedef struct coppice_matmul_args {
+    coppice_work work;
+    coppice_weight weight;
+    int32_t type; /* of x, residual and y: COPPICE_F32, COPPICE_F16 or COPPICE_BF16 */
+    int32_t activation;
     int64_t pixels;
-    const float *x;
+    const void *x;
     int64_t x_stride;
-    float *y;
+    const coppice_window *window; /* x as the windows of a convolution, x_stride unused; or NULL: x is a matrix */
+    void *y;
     int64_t y_stride;
     const float *bias;
-    const float *residual;
+    const void *residual;
     int64_t residual_stride;
     float lower;
     float upper;
-    void *scratch;
-    int64_t scratch_bytes;
-} coppice_spmm_f32_args;
+} coppice_matmul_args;
 
 /* One implementation of a primitive. Strings live as long as the library. */
 typedef struct coppice_variant {
-    const char *primitive; /* "spmm_f32" */
+    const char *primitive; /* "matmul" */
     const char *name;      /* unique within its primitive */
     int32_t isa;           /* coppice_isa */
     int32_t available;     /* 1 where this machine can run it and the limit allows it */
@@ -110,15 +166,15 @@ COPPICE_API int32_t coppice_isa_active(void);
 /* Allows no instruction set above the named one, in this process, from now on; NULL lifts the limit. */
 COPPICE_API int32_t coppice_isa_limit(const char *name);
 
-/* Checks a matrix from an untrusted source, reading starts[slabs * rows + 1] and columns[entries]. */
-COPPICE_API int32_t coppice_csr_validate(const coppice_csr_f32 *weight);
+/* Checks a weight from an untrusted source, reading starts[slabs * bands + 1] and columns[entries]. */
+COPPICE_API int32_t coppice_weight_validate(const coppice_weight *weight);
 
-/* Bytes of scratch that every variant of spmm_f32 can do with for these sizes (pointers are not looked at), or a
- * negative status. */
-COPPICE_API int64_t coppice_spmm_f32_scratch(const coppice_spmm_f32_args *args);
+/* Bytes of scratch that every variant of matmul can do with for one share of these sizes (of the pointers only window
+ * is looked at), or a negative status. */
+COPPICE_API int64_t coppice_matmul_scratch(const coppice_matmul_args *args);
 
 /* Runs the best available variant. */
-COPPICE_API int32_t coppice_spmm_f32(const coppice_spmm_f32_args *args);
+COPPICE_API int32_t coppice_matmul(const coppice_matmul_args *args);
 
 /* All variants of all primitives: numbers 0 .. count - 1, within a primitive from the reference to the fastest. */
 COPPICE_API int32_t coppice_variant_count(void);
@@ -126,6 +182,20 @@ COPPICE_API int32_t coppice_variant_info(int32_t variant, coppice_variant *info)
 
 /* Runs one variant; args points to the argument structure of its primitive. */
 COPPICE_API int32_t coppice_variant_run(int32_t variant, const void *args);
+
+/* Threads that do the shares of a call side by side: share i is always thread i's, 0 the caller's. Between calls they
+ * watch for the next one for some microseconds, then sleep. A pool serves one caller at a time; pools are independent
+ * of each other and of OpenMP. It lives in memory of the caller, coppice_pool_bytes(threads) at any address that is a
+ * multiple of 64, until it has been stopped. */
+typedef struct coppice_pool coppice_pool;
+
+COPPICE_API int64_t coppice_pool_bytes(int32_t threads);
+COPPICE_API int32_t coppice_pool_start(coppice_pool *memory, int64_t bytes, int32_t threads);
+COPPICE_API int32_t coppice_pool_stop(coppice_pool *pool);
+
+/* Runs one variant in all threads. work.share and work.shares are not looked at; each thread gets its part of the
+ * scratch, which must hold as many times what the scratch function asks for. */
+COPPICE_API int32_t coppice_pool_run(coppice_pool *pool, int32_t variant, const void *args);
 
 /* cdef end */
 

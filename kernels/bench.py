@@ -1,4 +1,4 @@
-"""Measures ``spmm`` on real layer shapes against named peers; ``coppice bench`` prints what this returns.
+"""Measures ``matmul`` on real layer shapes against named peers; ``coppice bench`` prints what this returns.
 
 All kernels of one shape and sparsity take turns in one process on one thread, in a new order each round, so that heat
 and neighbours touch them alike. The clock is that thread's CPU time, which stands still while others have the core.
@@ -25,10 +25,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from coppice.kernels._csr import CSR
 from coppice.kernels._errors import KernelError
-from coppice.kernels._spmm import bind
+from coppice.kernels._matmul import bind
 from coppice.kernels._variants import isa, pick, variants
+from coppice.kernels._weight import Weight
 
 #: What speedups are against: fp32 ``torch.mm`` on the same matrix with its zeros.
 BASELINE = "torch dense"
@@ -144,7 +144,7 @@ def run_bench(
     repetitions: int = 30,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> BenchReport:
-    """Times every available variant of ``spmm`` and the peers: torch dense, torch CSR, scipy CSR; one thread each.
+    """Times every available variant of ``matmul`` and the peers: torch dense, torch CSR, scipy CSR; one thread each.
 
     Args:
         shapes: None: all of ``shapes.csv``.
@@ -176,7 +176,7 @@ def run_bench(
         threads=1,
         repetitions=repetitions,
         cpu_share=round(busy / duration, 3),
-        default_kernel=f"coppice {pick('spmm_f32', None).name}",
+        default_kernel=f"coppice {pick('matmul', None).name}",
         measurements=tuple(measurements),
     )
 
@@ -245,9 +245,9 @@ def _calls(weight: Array, x: Array) -> dict[str, Call]:
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         torch_csr = torch_weight.to_sparse_csr()
     scipy_csr = sparse.csr_matrix(weight)
-    csr = CSR.of(weight, pixels=x.shape[1])
+    csr = Weight.sparse(weight, pixels=x.shape[1])
     calls: dict[str, Call] = {BASELINE: dense}
-    calls |= {f"coppice {v.name}": ours(v.name) for v in variants() if v.primitive == "spmm_f32" and v.available}
+    calls |= {f"coppice {v.name}": ours(v.name) for v in variants() if v.primitive == "matmul" and v.available}
     calls["torch csr"] = lambda: (torch_csr @ torch_x).numpy()
     calls["scipy csr"] = lambda: scipy_csr @ x
     return calls

@@ -29,12 +29,14 @@ static unsigned saved_state(void) {
 static int detect(void) {
     enum { ymm_saved = 0x06, zmm_saved = 0xe6 };
     unsigned eax, ebx, ecx, edx;
-    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE) || !(ecx & bit_AVX) || !(ecx & bit_FMA))
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE) || !(ecx & bit_AVX) || !(ecx & bit_FMA) ||
+        !(ecx & bit_F16C))
         return COPPICE_GENERIC;
     const unsigned saved = saved_state();
     if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(ebx & bit_AVX2) || (saved & ymm_saved) != ymm_saved)
         return COPPICE_GENERIC;
-    return (ebx & bit_AVX512F) && (saved & zmm_saved) == zmm_saved ? COPPICE_AVX512 : COPPICE_AVX2;
+    const unsigned avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+    return (ebx & avx512) == avx512 && (saved & zmm_saved) == zmm_saved ? COPPICE_AVX512 : COPPICE_AVX2;
 }
 
 /* CPUID leaves a virtual machine for its host, which takes microseconds: asked once. */
@@ -71,10 +73,12 @@ typedef struct row {
     const char *primitive;
     const char *name;
     int32_t isa;
+    size_t size; /* of the arguments */
     int32_t (*run)(const void *args);
 } row;
 
-#define COPPICE_VARIANT(primitive, name, isa) {#primitive, #name, isa, run_##primitive##_##name},
+#define COPPICE_VARIANT(primitive, name, isa)                                                                          \
+    {#primitive, #name, isa, sizeof(coppice_##primitive##_args), run_##primitive##_##name},
 static const row rows[] = {
 #include "variants.def"
 };
@@ -93,8 +97,8 @@ static int32_t run_best(const char *primitive, const void *args) {
     return COPPICE_VARIANT_UNKNOWN;
 }
 
-int32_t coppice_spmm_f32(const coppice_spmm_f32_args *args) {
-    return run_best("spmm_f32", args);
+int32_t coppice_matmul(const coppice_matmul_args *args) {
+    return run_best("matmul", args);
 }
 
 int32_t coppice_variant_count(void) {
@@ -115,6 +119,10 @@ int32_t coppice_variant_run(int32_t variant, const void *args) {
     if (variant < 0 || variant >= row_count)
         return COPPICE_VARIANT_UNKNOWN;
     return available(&rows[variant]) ? rows[variant].run(args) : COPPICE_ISA_MISSING;
+}
+
+size_t coppice_args_size(int32_t variant) {
+    return variant < 0 || variant >= row_count ? 0 : rows[variant].size;
 }
 
 int32_t coppice_isa_active(void) {
@@ -161,17 +169,29 @@ const char *coppice_status_text(int32_t status) {
     case COPPICE_SCRATCH:
         return "the scratch buffer is too small";
     case COPPICE_LAYOUT:
-        return "this library does not know the layout of the weight";
+        return "there is no such layout of weights, or not with this height";
     case COPPICE_STARTS:
         return "starts does not rise from zero to the number of entries";
     case COPPICE_COLUMNS:
-        return "the columns of a row do not rise strictly, or leave their slab";
+        return "the columns of a band do not rise strictly, or leave their slab";
     case COPPICE_ISA_UNKNOWN:
         return "no instruction set has this name";
     case COPPICE_ISA_MISSING:
         return "this machine lacks the instruction set, or the library was built without it";
     case COPPICE_VARIANT_UNKNOWN:
         return "no variant has this number";
+    case COPPICE_TYPE:
+        return "there is no such element type, or not in this place";
+    case COPPICE_WINDOW:
+        return "the window does not give as many columns or pixels as there are";
+    case COPPICE_ACTIVATION:
+        return "there is no such activation";
+    case COPPICE_SHARE:
+        return "share is not in 0 .. shares - 1";
+    case COPPICE_THREADS:
+        return "the number of threads is not in 1 .. 256, or the system gives no more threads";
+    case COPPICE_BUSY:
+        return "the pool is at work for another thread, or for a call of its own";
     default:
         return "unknown status";
     }

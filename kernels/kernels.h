@@ -4,12 +4,20 @@
 
 #include "abi.h"
 
+#include <stddef.h>
+
 #ifndef COPPICE_X86
 #define COPPICE_X86 0
 #endif
 
-/* Panels of activations are at most this many pixels wide: five AVX-512 or ten AVX2 accumulators per row. */
-#define COPPICE_PANEL_PIXELS 80
+/* Panels of activations are at most this many pixels wide. */
+#define COPPICE_PANEL_PIXELS 96
+
+/* A row of a panel may be written this many pixels past its end: whole vectors. */
+#define COPPICE_PANEL_SLACK 16
+
+/* Values of a narrow type are widened about so many at a time. */
+#define COPPICE_WIDENED 4096
 
 /* Panels in scratch start on a cache line. */
 #define COPPICE_SCRATCH_ALIGNMENT 64
@@ -17,17 +25,76 @@
 /* The widest slab: columns are stored in 16 bits. */
 #define COPPICE_SLAB_MAX 65536
 
-/* Variants: called with arguments that passed coppice_spmm_f32_check. */
+/* Variants: called with arguments that passed coppice_<primitive>_check. */
 #define COPPICE_VARIANT(primitive, name, isa) void coppice_##primitive##_##name(const coppice_##primitive##_args *args);
 #include "variants.def"
 #undef COPPICE_VARIANT
 
-/* Everything about the arguments but the entries of the weight. */
-int32_t coppice_spmm_f32_check(const coppice_spmm_f32_args *args);
+/* Bytes of the argument structure of a variant, which begins with a coppice_work; 0 where there is no such variant. */
+size_t coppice_args_size(int32_t variant);
 
-/* Slabs of a matrix whose sizes are valid; at least one, so that the epilogue always runs. */
-static inline int64_t coppice_slabs(const coppice_csr_f32 *weight) {
+/* The largest of them. */
+#define COPPICE_ARGS_MOST 512
+
+/* Everything about the arguments but the entries of the weight. */
+int32_t coppice_matmul_check(const coppice_matmul_args *args);
+
+/* Slabs and bands of a matrix whose sizes are valid. There is at least one slab, so that the epilogue always runs. */
+static inline int64_t coppice_slabs(const coppice_weight *weight) {
     return weight->cols <= weight->slab ? 1 : (weight->cols + weight->slab - 1) / weight->slab;
 }
+
+static inline int64_t coppice_bands(const coppice_weight *weight) {
+    return (weight->rows + weight->height - 1) / weight->height;
+}
+
+/* Columns of one slab. */
+static inline int64_t coppice_slab_width(const coppice_weight *weight, int64_t slab) {
+    const int64_t rest = weight->cols - slab * weight->slab;
+    return rest < weight->slab ? rest : weight->slab;
+}
+
+/* The first entry of a band in a slab. */
+static inline size_t coppice_first_entry(const coppice_weight *weight, int64_t slab, int64_t band) {
+    const int64_t bands = coppice_bands(weight);
+    if (weight->layout == COPPICE_SPARSE)
+        return weight->starts[slab * bands + band];
+    return (size_t)(slab * weight->slab * bands + band * coppice_slab_width(weight, slab));
+}
+
+static inline size_t coppice_entries(const coppice_weight *weight, int64_t slab, int64_t band) {
+    if (weight->layout == COPPICE_DENSE)
+        return (size_t)coppice_slab_width(weight, slab);
+    const uint32_t *starts = weight->starts + slab * coppice_bands(weight) + band;
+    return starts[1] - starts[0];
+}
+
+/* The most values that are widened at a time: fewer than COPPICE_WIDENED and one more band. */
+static inline int64_t coppice_widened(const coppice_weight *weight) {
+    const int64_t columns = weight->cols < weight->slab ? weight->cols : weight->slab;
+    return weight->type == COPPICE_F32 ? 0 : COPPICE_WIDENED + columns * weight->height + COPPICE_PANEL_SLACK;
+}
+
+/* Bytes of an element; 0 for what is no type. */
+static inline size_t coppice_type_size(int32_t type) {
+    switch (type) {
+    case COPPICE_F32:
+        return sizeof(float);
+    case COPPICE_F16:
+    case COPPICE_BF16:
+        return sizeof(uint16_t);
+    case COPPICE_I8:
+        return sizeof(int8_t);
+    default:
+        return 0;
+    }
+}
+
+/* An element as fp32, and back, rounded to nearest even; NaN stays NaN. */
+float coppice_load(int32_t type, const void *data, int64_t index);
+void coppice_store(int32_t type, void *data, int64_t index, float value);
+
+/* clamp(activation(z)) as abi.h defines it. */
+float coppice_activate(const coppice_matmul_args *args, float z);
 
 #endif

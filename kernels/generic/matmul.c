@@ -1,41 +1,97 @@
-/* spmm_f32, the reference: plain loops over the definition in abi.h, any CPU. */
+/* matmul, the reference: plain loops over the definition in abi.h, any CPU. */
 #include "../kernels.h"
 
-static void begin_row(const coppice_spmm_f32_args *args, int64_t row, float *y) {
-    const float bias = args->bias ? args->bias[row] : 0.0f;
-    const float *residual = args->residual ? args->residual + row * args->residual_stride : 0;
-    for (int64_t pixel = 0; pixel < args->pixels; pixel++)
-        y[pixel] = residual ? bias + residual[pixel] : bias;
+#include <math.h>
+
+/* What column `column` of x holds at `pixel`. */
+static float at(const coppice_matmul_args *args, int64_t column, int64_t pixel) {
+    const coppice_window *w = args->window;
+    if (!w)
+        return coppice_load(args->type, args->x, column * args->x_stride + pixel);
+    const int64_t ky = column / w->kernel_x % w->kernel_y, kx = column % w->kernel_x;
+    const int64_t row = pixel / w->out_width * w->stride_y + ky * w->dilation_y - w->pad_y;
+    const int64_t place = pixel % w->out_width * w->stride_x + kx * w->dilation_x - w->pad_x;
+    if (row < 0 || row >= w->height || place < 0 || place >= w->width)
+        return 0.0f;
+    const int64_t channel = column / (w->kernel_y * w->kernel_x);
+    return coppice_load(args->type, args->x, channel * w->channel_stride + row * w->row_stride + place);
 }
 
-static void add_entries(const coppice_spmm_f32_args *args, int64_t slab, int64_t row, float *y) {
-    const coppice_csr_f32 *weight = &args->weight;
-    const uint32_t *starts = weight->starts + slab * weight->rows + row;
-    for (uint32_t entry = starts[0]; entry < starts[1]; entry++) {
-        const float value = weight->values[entry];
-        const float *x = args->x + (slab * weight->slab + weight->columns[entry]) * args->x_stride;
-        for (int64_t pixel = 0; pixel < args->pixels; pixel++)
-            y[pixel] += value * x[pixel];
+/* `count` pixels of a column from `first` on: x itself where it holds fp32 side by side, else copied into `room`. */
+static const float *column_of(const coppice_matmul_args *args, int64_t column, int64_t first, int count, float *room) {
+    if (!args->window && args->type == COPPICE_F32)
+        return (const float *)args->x + column * args->x_stride + first;
+    for (int pixel = 0; pixel < count; pixel++)
+        room[pixel] = at(args, column, first + pixel);
+    return room;
+}
+
+/* sum[count] = a row of the weight times `count` pixels of x from `first` on. */
+static void dots(const coppice_matmul_args *args, int64_t row, int64_t first, int count, float *sum) {
+    const coppice_weight *weight = &args->weight;
+    const int64_t band = row / weight->height, slabs = coppice_slabs(weight);
+    for (int pixel = 0; pixel < count; pixel++)
+        sum[pixel] = 0.0f;
+    for (int64_t slab = 0; slab < slabs; slab++) {
+        const size_t begin = coppice_first_entry(weight, slab, band);
+        const size_t end = begin + coppice_entries(weight, slab, band);
+        for (size_t entry = begin; entry < end; entry++) {
+            const int64_t place = weight->layout == COPPICE_SPARSE ? weight->columns[entry] : (int64_t)(entry - begin);
+            const int64_t index = (int64_t)entry * weight->height + row % weight->height;
+            const float value = coppice_load(weight->type, weight->values, index);
+            float room[COPPICE_PANEL_PIXELS];
+            const float *x = column_of(args, slab * weight->slab + place, first, count, room);
+            for (int pixel = 0; pixel < count; pixel++)
+                sum[pixel] += value * x[pixel];
+        }
     }
 }
 
-/* Comparisons with NaN are false: it stays. */
-static void clamp_row(const coppice_spmm_f32_args *args, float *y) {
-    for (int64_t pixel = 0; pixel < args->pixels; pixel++) {
-        const float raised = y[pixel] < args->lower ? args->lower : y[pixel];
-        y[pixel] = raised > args->upper ? args->upper : raised;
+float coppice_activate(const coppice_matmul_args *args, float z) {
+    switch (args->activation) {
+    case COPPICE_HARDSWISH: {
+        const float gate = z / 6.0f + 0.5f;
+        z *= gate < 0.0f ? 0.0f : gate > 1.0f ? 1.0f : gate;
+        break;
+    }
+    case COPPICE_SIGMOID:
+        z = 1.0f / (1.0f + expf(-z));
+        break;
+    case COPPICE_SILU:
+        z = z / (1.0f + expf(-z));
+        break;
+    case COPPICE_GELU:
+        z = z * 0.5f * erfcf(-z * 0.70710678f);
+        break;
+    default:
+        break;
+    }
+    /* Comparisons with NaN are false: it stays. */
+    const float raised = z < args->lower ? args->lower : z;
+    return raised > args->upper ? args->upper : raised;
+}
+
+static void finish(const coppice_matmul_args *args, int64_t row, int64_t first, int count, const float *sum) {
+    const float scale = args->weight.scales ? args->weight.scales[row] : 1.0f,
+                bias = args->bias ? args->bias[row] : 0.0f;
+    for (int pixel = 0; pixel < count; pixel++) {
+        float z = scale * sum[pixel] + bias;
+        if (args->residual)
+            z += coppice_load(args->type, args->residual, row * args->residual_stride + first + pixel);
+        coppice_store(args->type, args->y, row * args->y_stride + first + pixel, coppice_activate(args, z));
     }
 }
 
-void coppice_spmm_f32_generic(const coppice_spmm_f32_args *args) {
-    const int64_t slabs = coppice_slabs(&args->weight);
-    if (args->pixels == 0)
-        return;
-    for (int64_t row = 0; row < args->weight.rows; row++) {
-        float *y = args->y + row * args->y_stride;
-        begin_row(args, row, y);
-        for (int64_t slab = 0; slab < slabs; slab++)
-            add_entries(args, slab, row, y);
-        clamp_row(args, y);
+void coppice_matmul_generic(const coppice_matmul_args *args) {
+    const int64_t rows = args->weight.rows;
+    const int64_t end = args->pixels * (args->work.share + 1) / args->work.shares;
+    for (int64_t first = args->pixels * args->work.share / args->work.shares; first < end;
+         first += COPPICE_PANEL_PIXELS) {
+        const int count = (int)(end - first < COPPICE_PANEL_PIXELS ? end - first : COPPICE_PANEL_PIXELS);
+        for (int64_t row = 0; row < rows; row++) {
+            float sum[COPPICE_PANEL_PIXELS];
+            dots(args, row, first, count, sum);
+            finish(args, row, first, count, sum);
+        }
     }
 }

@@ -1,129 +1,201 @@
-/* spmm_f32 for vector registers: one algorithm, compiled once per instruction set.
+/* matmul for vector registers: one algorithm, compiled once per instruction set.
  *
- * The pixels are cut into panels of at most COPPICE_PANEL_PIXELS. For one panel and one slab of columns, all rows of
- * the weight pass over the same slab x panel block of x, which stays in the first- and second-level cache meanwhile. A
- * row holds its panel in registers and adds value * x[column] entry by entry; between slabs it rests in y.
+ * The pixels are cut into panels. For one panel and one slab of columns, all bands of the weight pass over the same
+ * slab x panel block of x in fp32, which stays in the first- and second-level cache meanwhile: x itself where it suits,
+ * else a copy in scratch, which is where 16-bit elements are widened and the windows of a convolution are laid out. A
+ * tile, some rows of a band by some vectors of the panel, is held in registers while the band's entries are added;
+ * between slabs it rests in y, or in scratch where y holds something else than the bare sums.
  *
- * The including file defines `vector`, LANES, PANEL_VECTORS (vectors of the widest panel), PANEL_CASES (see
- * panel_over_slab) and the operations used below; then it calls spmm_f32_vectors. */
+ * Before this file come the vectors of the instruction set (x86/avx2.h and the like) and, by what its registers can
+ * hold, PANEL_VECTORS(height)  vectors of the widest panel TILE_VECTORS(height)   vectors of the widest tile TILE_CASES
+ * CASE(rows, vectors, chains) for every tile there is, see run_tiles */
+#ifndef COPPICE_VECTOR_MATMUL_H
+#define COPPICE_VECTOR_MATMUL_H
+
 #include "../kernels.h"
+#include "activation.h"
+#include "pack.h"
 
-#include <stddef.h>
-
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-
-/* The columns of one slab by the pixels of one panel, row-major; whole vectors may be read. */
-typedef struct block {
-    const float *x;
+/* One slab of a panel, and the bands that pass over it. */
+typedef struct pass {
+    const coppice_matmul_args *args;
+    int64_t slab, first_band, end_band;
+    const float *values; /* of the first entry of first_band, in fp32 */
+    block from;
+    panel part;
+    float *sums; /* of the panel's first pixel in row 0; they rest here between slabs */
     int64_t stride;
-} block;
+    int in_y; /* sums is y: it starts with bias and residual and ends clamped */
+} pass;
 
-/* Pixels from `first` on, in `vectors` vectors; of the last one only `tail` < LANES lanes count unless tail is zero. */
-typedef struct panel {
-    int64_t first;
-    int vectors;
-    int tail;
-} panel;
-
-ALWAYS_INLINE vector load_part(const float *from, int vectors, int tail, int index) {
-    return tail && index + 1 == vectors ? load_tail(from + index * LANES, tail) : load(from + index * LANES);
+/* What sums of `row` begin with: bias and residual at vector `index` of the panel. */
+ALWAYS_INLINE vector beginning(const pass *p, int64_t row, int index) {
+    const coppice_matmul_args *args = p->args;
+    const vector start = args->bias ? broadcast(args->bias[row]) : zero();
+    if (!args->residual)
+        return start;
+    const float *residual = (const float *)args->residual + row * args->residual_stride + p->part.first;
+    return add(start, load_part(residual, p->part, index));
 }
 
-ALWAYS_INLINE void store_part(float *to, int vectors, int tail, int index, vector value) {
-    if (tail && index + 1 == vectors)
-        store_tail(to + index * LANES, tail, value);
-    else
-        store(to + index * LANES, value);
-}
-
-/* All rows over one block. `vectors` and `tail` are the panel's, `chains` is the number of independent sums per vector
- * (against the latency of the addition). They are constants wherever this is called, but for a tail that is not zero,
- * so `sum` lives in registers. What a store to y might change is read before the loop. */
-ALWAYS_INLINE void rows_over_block(const int vectors, const int tail, const int chains,
-                                   const coppice_spmm_f32_args *args, int64_t slab, block from, int64_t first) {
-    const coppice_csr_f32 *weight = &args->weight;
-    const int64_t rows = weight->rows, y_stride = args->y_stride, residual_stride = args->residual_stride;
-    const uint32_t *starts = weight->starts + slab * rows;
+/* `rows` rows of each band, from row `row` of the band on, by `vectors` vectors of the panel from vector `offset` on.
+ * `chains` is the number of independent sums of each (against the latency of the addition). The first four arguments
+ * are constants wherever this is called, so `sum` lives in registers. What a store to y might change is read before the
+ * loops. */
+ALWAYS_INLINE void tile(const int rows, const int vectors, const int chains, const int dense, const pass *p,
+                        int64_t row, int offset) {
+    enum { most_rows = 16, most_vectors = 10, unroll = 4 };
+    const coppice_weight *weight = &p->args->weight;
+    const int64_t height = rows == 1 ? 1 : weight->height, matrix_rows = weight->rows, x_stride = p->from.stride;
     const uint16_t *columns = weight->columns;
-    const float *values = weight->values, *bias = args->bias;
-    const float *residual = args->residual ? args->residual + first : NULL;
-    float *first_y = args->y + first;
-    const vector lower = broadcast(args->lower), upper = broadcast(args->upper);
-    const int first_slab = slab == 0, last_slab = slab + 1 == coppice_slabs(weight);
+    const float *values = p->values + row;
+    const float *from = p->from.x + offset * LANES;
+    const int64_t stride = p->stride;
+    const panel part = p->part;
+    const int in_y = p->in_y, first_slab = p->slab == 0, last_slab = p->slab + 1 == coppice_slabs(weight);
+    const vector lower = broadcast(p->args->lower), upper = broadcast(p->args->upper);
+    const uint32_t *starts = dense ? NULL : weight->starts + p->slab * coppice_bands(weight);
+    const int64_t width = coppice_slab_width(weight, p->slab);
 
-#define ADD_ENTRY(entry, chain)                                                                                        \
+#define ADD_ENTRY(entry, number, chain)                                                                                \
     do {                                                                                                               \
-        const vector value = broadcast(values[entry]);                                                                 \
-        const float *x = from.x + columns[entry] * from.stride;                                                        \
+        const float *x = from + (dense ? (int64_t)(number) : (int64_t)columns[entry]) * x_stride;                      \
+        vector held[most_vectors];                                                                                     \
         for (int v = 0; v < vectors; v++)                                                                              \
-            sum[chain][v] = multiply_add(value, load(x + v * LANES), sum[chain][v]);                                   \
+            held[v] = load(x + v * LANES);                                                                             \
+        for (int r = 0; r < rows; r++) {                                                                               \
+            const vector value = broadcast(values[r]);                                                                 \
+            for (int v = 0; v < vectors; v++)                                                                          \
+                sum[chain][r][v] = multiply_add(value, held[v], sum[chain][r][v]);                                     \
+        }                                                                                                              \
+        values += height;                                                                                              \
     } while (0)
 
-    for (int64_t row = 0; row < rows; row++) {
-        float *y = first_y + row * y_stride;
-        vector sum[4][PANEL_VECTORS];
-        for (int chain = 1; chain < chains; chain++)
-            for (int v = 0; v < vectors; v++)
-                sum[chain][v] = zero();
-        if (!first_slab) {
-            for (int v = 0; v < vectors; v++)
-                sum[0][v] = load_part(y, vectors, tail, v);
-        } else {
-            const vector start = bias ? broadcast(bias[row]) : zero();
-            for (int v = 0; v < vectors; v++)
-                sum[0][v] = start;
-            if (residual)
+    for (int64_t band = p->first_band; band < p->end_band; band++) {
+        const int64_t top = band * height + row;
+        float *sums = p->sums + top * stride + offset * LANES;
+        vector sum[unroll][most_rows][most_vectors];
+        for (int chain = 0; chain < chains; chain++)
+            for (int r = 0; r < rows; r++)
                 for (int v = 0; v < vectors; v++)
-                    sum[0][v] = add(start, load_part(residual + row * residual_stride, vectors, tail, v));
+                    sum[chain][r][v] = zero();
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < vectors && (rows == 1 || top + r < matrix_rows); v++)
+                if (!first_slab)
+                    sum[0][r][v] = load_part_of(sums + r * stride, part, offset, v, in_y);
+                else if (in_y)
+                    sum[0][r][v] = beginning(p, top + r, offset + v);
+        const size_t first = dense ? coppice_first_entry(weight, p->slab, band) : starts[band];
+        const size_t end = dense ? first + (size_t)width : starts[band + 1];
+        size_t entry = first;
+        for (; end - entry >= unroll; entry += unroll) {
+            ADD_ENTRY(entry, entry - first, 0);
+            ADD_ENTRY(entry + 1, entry - first + 1, 1 % chains);
+            ADD_ENTRY(entry + 2, entry - first + 2, 2 % chains);
+            ADD_ENTRY(entry + 3, entry - first + 3, 3 % chains);
         }
-        size_t entry = starts[row];
-        const size_t end = starts[row + 1];
-        for (; end - entry >= 4; entry += 4) {
-            ADD_ENTRY(entry, 0);
-            ADD_ENTRY(entry + 1, 1 % chains);
-            ADD_ENTRY(entry + 2, 2 % chains);
-            ADD_ENTRY(entry + 3, 3 % chains);
-        }
-        switch (end - entry) {
-        case 3:
-            ADD_ENTRY(entry + 2, 2 % chains);
-            /* fall through */
-        case 2:
-            ADD_ENTRY(entry + 1, 1 % chains);
-            /* fall through */
-        case 1:
-            ADD_ENTRY(entry, 0);
-        }
-        for (int v = 0; v < vectors; v++) {
-            vector total = sum[0][v];
-            for (int chain = 1; chain < chains; chain++)
-                total = add(total, sum[chain][v]);
-            if (last_slab)
-                total = minimum(upper, maximum(lower, total));
-            store_part(y, vectors, tail, v, total);
-        }
+        for (; entry < end; entry++)
+            ADD_ENTRY(entry, entry - first, 0);
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < vectors && (rows == 1 || top + r < matrix_rows); v++) {
+                vector total = sum[0][r][v];
+                for (int chain = 1; chain < chains; chain++)
+                    total = add(total, sum[chain][r][v]);
+                if (in_y && last_slab)
+                    total = minimum(upper, maximum(lower, total));
+                store_part_of(sums + r * stride, part, offset, v, in_y, total);
+            }
     }
 #undef ADD_ENTRY
 }
 
-/* PANEL_CASES is a CASE(vectors, chains) for every width of a panel. */
-static void panel_over_slab(const coppice_spmm_f32_args *args, int64_t slab, block from, panel part) {
-#define CASE(vectors, chains)                                                                                          \
-    case vectors:                                                                                                      \
-        if (part.tail)                                                                                                 \
-            rows_over_block(vectors, part.tail, chains, args, slab, from, part.first);                                 \
+/* TILE_CASES is a CASE(rows, vectors, chains) for every tile. */
+static void run_tiles(const int rows, const int vectors, const pass *p, int64_t row, int offset) {
+    const int dense = p->args->weight.layout == COPPICE_DENSE;
+#define CASE(rows, vectors, chains)                                                                                    \
+    case rows * 16 + vectors:                                                                                          \
+        if (rows > 1 && dense)                                                                                         \
+            tile(rows, vectors, chains, rows > 1, p, row, offset);                                                     \
         else                                                                                                           \
-            rows_over_block(vectors, 0, chains, args, slab, from, part.first);                                         \
+            tile(rows, vectors, chains, 0, p, row, offset);                                                            \
         break;
-    switch (part.vectors) { PANEL_CASES }
+    switch (rows * 16 + vectors) { TILE_CASES }
 #undef CASE
 }
 
-/* Whether rows can pass over x where it is: in whole aligned vectors, without its rows pushing each other out of a
+/* Rows of the tallest tile of so many vectors. */
+static int tile_rows(int64_t height, int vectors) {
+    int tallest = 0;
+#define CASE(rows, width, chains)                                                                                      \
+    if (width == vectors && rows <= height && rows > tallest && (rows == 1) == (height == 1))                          \
+        tallest = rows;
+    TILE_CASES
+#undef CASE
+    return tallest;
+}
+
+static void run_bands(const pass *p) {
+    const int64_t height = p->args->weight.height;
+    const int widest = TILE_VECTORS(height), tiles = (p->part.vectors + widest - 1) / widest;
+    for (int number = 0; number < tiles; number++) {
+        const int offset = number * p->part.vectors / tiles;
+        const int vectors = (number + 1) * p->part.vectors / tiles - offset, rows = tile_rows(height, vectors);
+        for (int64_t row = 0; row < height; row += rows)
+            run_tiles(rows, vectors, p, row, offset);
+    }
+}
+
+/* Values of 16 or 8 bits are widened for as many bands at a time as fit into `room`. */
+static void run_pass(const pass *p, float *room) {
+    const coppice_weight *weight = &p->args->weight;
+    pass part = *p;
+    for (int64_t band = p->first_band; band < p->end_band; band = part.end_band) {
+        const size_t first = coppice_first_entry(weight, p->slab, band) * (size_t)weight->height;
+        size_t count = 0;
+        part.first_band = part.end_band = band;
+        do
+            count += coppice_entries(weight, p->slab, part.end_band++) * (size_t)weight->height;
+        while (part.end_band < p->end_band && weight->type != COPPICE_F32 && count < COPPICE_WIDENED);
+        if (weight->type == COPPICE_F32) {
+            part.values = (const float *)weight->values + first;
+            part.end_band = p->end_band;
+        } else {
+            part.values = widen(weight->type, weight->values, first, count, room);
+        }
+        run_bands(&part);
+    }
+}
+
+/* y of the bands of a panel from their sums in scratch. */
+static void finish(const pass *p) {
+    const coppice_matmul_args *args = p->args;
+    const coppice_weight *weight = &args->weight;
+    const panel part = p->part;
+    const int64_t end = p->end_band * weight->height < weight->rows ? p->end_band * weight->height : weight->rows;
+    for (int64_t row = p->first_band * weight->height; row < end; row++) {
+        const float scale = weight->scales ? weight->scales[row] : 1.0f, bias = args->bias ? args->bias[row] : 0.0f;
+        const float *sums = p->sums + row * p->stride;
+        for (int v = 0; v < part.vectors; v++) {
+            const int count = lanes_of(part, v);
+            const int64_t place = part.first + v * LANES;
+            vector z = multiply_add(broadcast(scale), load(sums + v * LANES), broadcast(bias));
+            if (args->residual)
+                z = add(z, load_as(args->type, args->residual, row * args->residual_stride + place, count));
+            if (args->activation != COPPICE_CLAMP_ONLY)
+                z = activate(args->activation, z);
+            z = minimum(broadcast(args->upper), maximum(broadcast(args->lower), z));
+            store_as(args->type, args->y, row * args->y_stride + place, count, z);
+        }
+    }
+}
+
+/* Whether bands can pass over x where it is: in whole aligned vectors, without its rows pushing each other out of a
  * first-level cache of 64 sets and 8 ways, and so few of them, or each used by so few entries, that a copy costs more
  * than it saves. */
-static int fit_in_place(const coppice_spmm_f32_args *args, const float *x, int64_t columns, panel part) {
+static int fit_in_place(const coppice_matmul_args *args, const float *x, int64_t columns, panel part) {
     enum { line_bytes = 64, line = line_bytes / sizeof(float), sets = 64, ways = 8, few_columns = 64, few_uses = 12 };
+    if (args->type != COPPICE_F32 || args->window)
+        return 0;
     if (part.tail || (uintptr_t)x % line_bytes || args->x_stride % line)
         return 0;
     const int64_t pitch = args->x_stride / line, sets_apart = pitch & -pitch;
@@ -132,67 +204,89 @@ static int fit_in_place(const coppice_spmm_f32_args *args, const float *x, int64
     return columns <= few_columns || args->weight.entries < few_uses * args->weight.cols;
 }
 
-/* Copies `columns` rows of x to `to`, where they are contiguous, aligned and padded with zeros to whole vectors. */
-static block pack(const float *x, int64_t x_stride, int64_t columns, panel part, float *to) {
-    const int64_t stride = (int64_t)part.vectors * LANES;
-    for (int64_t column = 0; column < columns; column++)
-        for (int v = 0; v < part.vectors; v++)
-            store(to + column * stride + v * LANES, load_part(x + column * x_stride, part.vectors, part.tail, v));
-    return (block){to, stride};
+static block block_of(const coppice_matmul_args *args, int64_t slab, panel part, float *room) {
+    const int64_t first = slab * args->weight.slab, width = coppice_slab_width(&args->weight, slab);
+    if (width <= 0) /* the matrix has no column */
+        return (block){room, 0};
+    if (args->window)
+        return pack_windows(args, first, width, part, room);
+    const float *x = (const float *)args->x + first * args->x_stride + part.first;
+    if (fit_in_place(args, x, width, part))
+        return (block){x, args->x_stride};
+    return pack_rows(args, first, width, part, room);
 }
 
-/* Matrix times vector. */
-static void one_pixel(const coppice_spmm_f32_args *args) {
-    const coppice_csr_f32 *weight = &args->weight;
+static float *aligned(void *memory) {
+    const uintptr_t at = (uintptr_t)memory + COPPICE_SCRATCH_ALIGNMENT - 1;
+    return (float *)(at - at % COPPICE_SCRATCH_ALIGNMENT);
+}
+
+/* Matrix times vector, CSR and fp32. */
+static void one_pixel(const coppice_matmul_args *args, int64_t first_row, int64_t end_row) {
+    const coppice_weight *weight = &args->weight;
     const uint16_t *columns = weight->columns;
-    const float *values = weight->values;
+    const float *values = weight->values, *x = args->x, *residual = args->residual;
+    float *y = args->y;
     const int64_t slabs = coppice_slabs(weight), rows = weight->rows, x_stride = args->x_stride;
-    for (int64_t row = 0; row < rows; row++) {
+    for (int64_t row = first_row; row < end_row; row++) {
         float sum[4] = {args->bias ? args->bias[row] : 0.0f};
-        sum[0] += args->residual ? args->residual[row * args->residual_stride] : 0.0f;
+        sum[0] += residual ? residual[row * args->residual_stride] : 0.0f;
         for (int64_t slab = 0; slab < slabs; slab++) {
             const int64_t first = slab * weight->slab;
             size_t entry = weight->starts[slab * rows + row];
             const size_t end = weight->starts[slab * rows + row + 1];
             for (; end - entry >= 4; entry += 4)
                 for (size_t chain = 0; chain < 4; chain++)
-                    sum[chain] += values[entry + chain] * args->x[(first + columns[entry + chain]) * x_stride];
+                    sum[chain] += values[entry + chain] * x[(first + columns[entry + chain]) * x_stride];
             for (; entry < end; entry++)
-                sum[0] += values[entry] * args->x[(first + columns[entry]) * x_stride];
+                sum[0] += values[entry] * x[(first + columns[entry]) * x_stride];
         }
         const float total = (sum[0] + sum[1]) + (sum[2] + sum[3]);
         const float raised = total < args->lower ? args->lower : total;
-        args->y[row * args->y_stride] = raised > args->upper ? args->upper : raised;
+        y[row * args->y_stride] = raised > args->upper ? args->upper : raised;
     }
 }
 
-static void spmm_f32_vectors(const coppice_spmm_f32_args *args) {
-    const coppice_csr_f32 *weight = &args->weight;
-    if (weight->rows == 0 || args->pixels == 0)
+/* Panels are dealt to the shares where there are enough of them, else bands. */
+static void matmul_vectors(const coppice_matmul_args *args) {
+    const coppice_weight *weight = &args->weight;
+    const int64_t bands = coppice_bands(weight), share = args->work.share, shares = args->work.shares;
+    if (bands == 0 || args->pixels == 0)
         return;
-    if (args->pixels == 1) {
-        one_pixel(args);
+    const int plain = args->type == COPPICE_F32 && args->activation == COPPICE_CLAMP_ONLY && !weight->scales;
+    if (args->pixels == 1 && plain && !args->window && weight->height == 1 && weight->type == COPPICE_F32) {
+        one_pixel(args, bands * share / shares, bands * (share + 1) / shares);
         return;
     }
-    const uintptr_t scratch = (uintptr_t)args->scratch + COPPICE_SCRATCH_ALIGNMENT - 1;
-    float *packed = (float *)(scratch - scratch % COPPICE_SCRATCH_ALIGNMENT);
-    const int64_t slabs = coppice_slabs(weight);
-    const int64_t vectors = (args->pixels + LANES - 1) / LANES;
-    const int64_t panels = (vectors + PANEL_VECTORS - 1) / PANEL_VECTORS;
-    for (int64_t number = 0; number < panels; number++) {
+    const int64_t vectors = (args->pixels + LANES - 1) / LANES, widest = PANEL_VECTORS(weight->height);
+    int64_t panels = (vectors + widest - 1) / widest, first_panel = 0;
+    pass p = {.args = args, .first_band = 0, .end_band = bands, .in_y = plain};
+    if (shares > 1 && vectors >= shares && panels > shares / 2) {
+        panels = (panels + shares - 1) / shares * shares;
+        panels = panels < vectors ? panels : vectors;
+        first_panel = panels * share / shares;
+    } else {
+        p.first_band = bands * share / shares;
+        p.end_band = bands * (share + 1) / shares;
+    }
+    const int64_t end_panel = p.end_band - p.first_band == bands && shares > 1 ? panels * (share + 1) / shares : panels;
+    const int64_t columns = weight->cols < weight->slab ? weight->cols : weight->slab, slabs = coppice_slabs(weight);
+    float *room = aligned(args->work.scratch);
+    float *widened = aligned(room + columns * COPPICE_PANEL_PIXELS + COPPICE_PANEL_SLACK);
+    float *sums = aligned(widened + coppice_widened(weight));
+    for (int64_t number = first_panel; number < end_panel; number++) {
         const int64_t first = number * vectors / panels * LANES, next = (number + 1) * vectors / panels * LANES;
         const int64_t pixels = (next < args->pixels ? next : args->pixels) - first;
-        const panel part = {first, (int)((pixels + LANES - 1) / LANES), (int)(pixels % LANES)};
-        for (int64_t slab = 0; slab < slabs; slab++) {
-            const int64_t column = slab * weight->slab, rest = weight->cols - column;
-            const int64_t width = rest < weight->slab ? rest : weight->slab;
-            block from = {packed, 0}; /* stays empty where the matrix has no column */
-            if (width > 0) {
-                const float *x = args->x + column * args->x_stride + first;
-                from = fit_in_place(args, x, width, part) ? (block){x, args->x_stride}
-                                                          : pack(x, args->x_stride, width, part, packed);
-            }
-            panel_over_slab(args, slab, from, part);
+        p.part = (panel){first, (int)((pixels + LANES - 1) / LANES), (int)(pixels % LANES)};
+        p.stride = p.in_y ? args->y_stride : (int64_t)p.part.vectors * LANES;
+        p.sums = p.in_y ? (float *)args->y + first : sums;
+        for (p.slab = 0; p.slab < slabs; p.slab++) {
+            p.from = block_of(args, p.slab, p.part, room);
+            run_pass(&p, widened);
         }
+        if (!p.in_y)
+            finish(&p);
     }
 }
+
+#endif

@@ -245,7 +245,7 @@ def test_doctor_finds_what_is_broken(coppice: Coppice, monkeypatch: pytest.Monke
         raise RuntimeError("torn")
 
     monkeypatch.setattr("coppice.api.compress.compress", fail)
-    monkeypatch.setattr("coppice.kernels.spmm", lambda *_, **__: torch.zeros(24, 40).numpy())
+    monkeypatch.setattr("coppice.kernels.matmul", lambda *_, **__: torch.zeros(24, 40).numpy())
     shown = coppice("doctor")
     assert shown.code == 1
     assert "RuntimeError: torn" in shown.out

@@ -1,0 +1,178 @@
+/* Blocks of activations for the algorithms of this folder: fp32, aligned, contiguous, padded to whole vectors. */
+#ifndef COPPICE_VECTOR_PACK_H
+#define COPPICE_VECTOR_PACK_H
+
+#include "../kernels.h"
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+/* The columns of one slab by the pixels of one panel, row-major; whole vectors may be read. */
+typedef struct block {
+    const float *x;
+    int64_t stride;
+} block;
+
+/* Pixels from `first` on, in `vectors` vectors; of the last one only `tail` < LANES lanes count unless tail is zero. */
+typedef struct panel {
+    int64_t first;
+    int vectors;
+    int tail;
+} panel;
+
+/* Lanes of vector `index` of a panel that count. */
+ALWAYS_INLINE int lanes_of(panel part, int index) {
+    return part.tail && index + 1 == part.vectors ? part.tail : LANES;
+}
+
+ALWAYS_INLINE vector load_part(const float *from, panel part, int index) {
+    const int count = lanes_of(part, index);
+    return count < LANES ? load_tail(from + index * LANES, count) : load(from + index * LANES);
+}
+
+/* The same for vector `offset + v` where `from` is at `offset`; whole where `narrow` is 0. */
+ALWAYS_INLINE vector load_part_of(const float *from, panel part, int offset, int v, int narrow) {
+    const int count = lanes_of(part, offset + v);
+    return narrow && count < LANES ? load_tail(from + v * LANES, count) : load(from + v * LANES);
+}
+
+ALWAYS_INLINE void store_part_of(float *to, panel part, int offset, int v, int narrow, vector value) {
+    const int count = lanes_of(part, offset + v);
+    if (narrow && count < LANES)
+        store_tail(to + v * LANES, count, value);
+    else
+        store(to + v * LANES, value);
+}
+
+/* `count` elements of a type from `index` on, the other lanes zero. */
+ALWAYS_INLINE vector load_as(int type, const void *data, int64_t index, int count) {
+    switch (type) {
+    case COPPICE_F16:
+        return from_f16(load_halves((const uint16_t *)data + index, count));
+    case COPPICE_BF16:
+        return from_bf16(load_halves((const uint16_t *)data + index, count));
+    default:
+        return count < LANES ? load_tail((const float *)data + index, count) : load((const float *)data + index);
+    }
+}
+
+ALWAYS_INLINE void store_as(int type, void *data, int64_t index, int count, vector value) {
+    switch (type) {
+    case COPPICE_F16:
+        store_halves((uint16_t *)data + index, count, to_f16(value));
+        break;
+    case COPPICE_BF16:
+        store_halves((uint16_t *)data + index, count, to_bf16(value));
+        break;
+    default:
+        if (count < LANES)
+            store_tail((float *)data + index, count, value);
+        else
+            store((float *)data + index, value);
+    }
+}
+
+/* values[first .. first + count] of a narrow type as fp32 in `to`; up to a vector more is written, none more is read.
+ */
+static const float *widen(int type, const void *values, size_t first, size_t count, float *to) {
+    for (size_t i = 0; i < count; i += LANES) {
+        const int held = count - i < LANES ? (int)(count - i) : LANES;
+        if (type == COPPICE_I8)
+            store(to + i, load_i8((const int8_t *)values + first + i, held));
+        else
+            store(to + i, load_as(type, values, (int64_t)(first + i), held));
+    }
+    return to;
+}
+
+ALWAYS_INLINE void copy_rows(const int type, const coppice_matmul_args *args, int64_t first, int64_t columns,
+                             panel part, float *to) {
+    const int64_t stride = (int64_t)part.vectors * LANES;
+    for (int64_t column = 0; column < columns; column++)
+        for (int v = 0; v < part.vectors; v++) {
+            const int64_t place = (first + column) * args->x_stride + part.first + v * LANES;
+            store(to + column * stride + v * LANES, load_as(type, args->x, place, lanes_of(part, v)));
+        }
+}
+
+/* `columns` rows of x from `first` on. */
+static block pack_rows(const coppice_matmul_args *args, int64_t first, int64_t columns, panel part, float *to) {
+    switch (args->type) {
+    case COPPICE_F16:
+        copy_rows(COPPICE_F16, args, first, columns, part, to);
+        break;
+    case COPPICE_BF16:
+        copy_rows(COPPICE_BF16, args, first, columns, part, to);
+        break;
+    default:
+        copy_rows(COPPICE_F32, args, first, columns, part, to);
+    }
+    return (block){to, (int64_t)part.vectors * LANES};
+}
+
+/* to[count] = zeros; whole vectors are written. */
+ALWAYS_INLINE void clear(float *to, int64_t count) {
+    for (int64_t i = 0; i < count; i += LANES)
+        store(to + i, zero());
+}
+
+/* to[count] = elements start, start + step, ... of a row of x that has `width`, zero outside of it. What is written
+ * past `count` is at most a vector. */
+ALWAYS_INLINE void copy_run(const int type, const void *x, int64_t row, int64_t width, int64_t start, int64_t step,
+                            int64_t count, float *to) {
+    int64_t before = start < 0 ? (-start + step - 1) / step : 0;
+    before = before < count ? before : count;
+    const int64_t left = width - (start + before * step);
+    int64_t inside = left > 0 ? (left + step - 1) / step : 0;
+    inside = inside < count - before ? inside : count - before;
+    clear(to, before);
+    const int64_t first = row + start + before * step;
+    if (step == 1)
+        for (int64_t i = 0; i < inside; i += LANES)
+            store(to + before + i, load_as(type, x, first + i, (int)(inside - i < LANES ? inside - i : LANES)));
+    else
+        for (int64_t i = 0; i < inside; i++)
+            to[before + i] = coppice_load(type, x, first + i * step);
+    clear(to + before + inside, count - before - inside);
+}
+
+/* Rows run upwards, and each overwrites what the one before it wrote too much. */
+ALWAYS_INLINE void copy_windows(const int type, const coppice_matmul_args *args, int64_t first, int64_t columns,
+                                panel part, float *to) {
+    const coppice_window *w = args->window;
+    const int64_t stride = (int64_t)part.vectors * LANES, pixels = stride - (part.tail ? LANES - part.tail : 0);
+    const int64_t first_y = part.first / w->out_width, first_x = part.first % w->out_width;
+    for (int64_t column = first; column < first + columns; column++, to += stride) {
+        const int64_t kernel = w->kernel_y * w->kernel_x, channel = column / kernel;
+        const int64_t ky = column % kernel / w->kernel_x, kx = column % w->kernel_x;
+        int64_t oy = first_y, ox = first_x;
+        for (int64_t done = 0; done < pixels; oy++, ox = 0) {
+            const int64_t y = oy * w->stride_y + ky * w->dilation_y - w->pad_y;
+            const int64_t x = ox * w->stride_x + kx * w->dilation_x - w->pad_x;
+            const int64_t run = w->out_width - ox < pixels - done ? w->out_width - ox : pixels - done;
+            if (y < 0 || y >= w->height)
+                clear(to + done, run);
+            else
+                copy_run(type, args->x, channel * w->channel_stride + y * w->row_stride, w->width, x, w->stride_x, run,
+                         to + done);
+            done += run;
+        }
+        clear(to + pixels, stride - pixels);
+    }
+}
+
+/* `columns` columns of the windows of x from `first` on. */
+static block pack_windows(const coppice_matmul_args *args, int64_t first, int64_t columns, panel part, float *to) {
+    switch (args->type) {
+    case COPPICE_F16:
+        copy_windows(COPPICE_F16, args, first, columns, part, to);
+        break;
+    case COPPICE_BF16:
+        copy_windows(COPPICE_BF16, args, first, columns, part, to);
+        break;
+    default:
+        copy_windows(COPPICE_F32, args, first, columns, part, to);
+    }
+    return (block){to, (int64_t)part.vectors * LANES};
+}
+
+#endif

@@ -1,0 +1,116 @@
+/* Vectors of sixteen fp32 in AVX-512 F, BW, DQ and VL: the operations that the algorithms of vector/ are written in. */
+#include "../kernels.h"
+
+#include <immintrin.h>
+
+#define LANES 16
+
+typedef __m512 vector;
+
+static inline vector zero(void) {
+    return _mm512_setzero_ps();
+}
+
+static inline vector broadcast(float value) {
+    return _mm512_set1_ps(value);
+}
+
+static inline vector load(const float *from) {
+    return _mm512_loadu_ps(from);
+}
+
+static inline void store(float *to, vector value) {
+    _mm512_storeu_ps(to, value);
+}
+
+/* The first `count` lanes. */
+static inline __mmask16 lanes(int count) {
+    return (__mmask16)((1u << count) - 1);
+}
+
+static inline vector load_tail(const float *from, int count) {
+    return _mm512_maskz_loadu_ps(lanes(count), from);
+}
+
+static inline void store_tail(float *to, int count, vector value) {
+    _mm512_mask_storeu_ps(to, lanes(count), value);
+}
+
+static inline __m256i load_halves(const uint16_t *from, int count) {
+    return count == LANES ? _mm256_loadu_si256((const __m256i *)from) : _mm256_maskz_loadu_epi16(lanes(count), from);
+}
+
+static inline void store_halves(uint16_t *to, int count, __m256i halves) {
+    if (count == LANES)
+        _mm256_storeu_si256((__m256i *)to, halves);
+    else
+        _mm256_mask_storeu_epi16(to, lanes(count), halves);
+}
+
+static inline vector from_f16(__m256i halves) {
+    return _mm512_cvtph_ps(halves);
+}
+
+static inline __m256i to_f16(vector value) {
+    return _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+static inline vector from_bf16(__m256i halves) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
+static inline __m256i to_bf16(vector value) {
+    const __m512i bits = _mm512_castps_si512(value), high = _mm512_srli_epi32(bits, 16);
+    const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+    const __m512i rounded =
+        _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+    const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+    return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40)));
+}
+
+static inline vector load_i8(const int8_t *from, int count) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(lanes(count), from)));
+}
+
+static inline vector add(vector a, vector b) {
+    return _mm512_add_ps(a, b);
+}
+
+static inline vector multiply(vector a, vector b) {
+    return _mm512_mul_ps(a, b);
+}
+
+static inline vector multiply_add(vector a, vector b, vector c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+/* Both return b where a or b is NaN. */
+static inline vector maximum(vector a, vector b) {
+    return _mm512_max_ps(a, b);
+}
+
+static inline vector minimum(vector a, vector b) {
+    return _mm512_min_ps(a, b);
+}
+
+static inline vector divide(vector a, vector b) {
+    return _mm512_div_ps(a, b);
+}
+
+static inline vector absolute(vector a) {
+    return _mm512_abs_ps(a);
+}
+
+/* b where a < 0, else c. */
+static inline vector where_negative(vector a, vector b, vector c) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_LT_OQ), c, b);
+}
+
+static inline vector nearest_integer(vector a) {
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+/* a * 2^n for an integral n. */
+static inline vector scale(vector a, vector n) {
+    return _mm512_scalef_ps(a, n);
+}
