@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,12 @@ class Library:
 
     ffi: Any
     c: Any
+    file: Path
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the library's file: what it writes may be another's after an update."""
+        return hashlib.sha256(self.file.read_bytes()).hexdigest()
 
     def text(self, pointer: Any) -> str:
         """A C string of the library as a str."""
@@ -98,7 +105,7 @@ def load() -> Library:
     if version != c.COPPICE_ABI_VERSION:
         fact = f"the C library has ABI version {version}, the package expects {c.COPPICE_ABI_VERSION}"
         raise KernelsUnavailable(fact, place=path.name, remedy=_BUILD)
-    library = Library(ffi, c)
+    library = Library(ffi, c, path)
     limit = _env.isa_limit()
     if limit is None:
         c.coppice_isa_limit(ffi.NULL)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from coppice.kernels._buffers import Buffer, buffer, empty_like
+from coppice.kernels._code import held_by_c
 from coppice.kernels._errors import KernelError
 from coppice.kernels._load import load
 from coppice.kernels._pool import Pool
@@ -159,19 +160,12 @@ class Job:
 def _bind_c(variant: Variant, job: Job, pool: Pool | None) -> Callable[[], None]:
     library = load()
     ffi, c = library.ffi, library.c
-    weight = job.weight
 
     def address(array: Any) -> Any:
         return ffi.NULL if array is None else ffi.cast("void *", array.ctypes.data)
 
     args = ffi.new("coppice_matmul_args *")
-    held = args.weight
-    held.layout = c.COPPICE_DENSE if weight.starts is None else c.COPPICE_SPARSE
-    held.type = list(TYPES).index(weight.type)
-    held.rows, held.cols, held.slab, held.height = weight.rows, weight.cols, weight.slab, weight.height
-    held.entries = weight.entries
-    held.starts, held.columns, held.values = address(weight.starts), address(weight.columns), address(weight.values)
-    held.scales = address(weight.scales)
+    held_by_c(library, job.weight, args.weight)
     args.type = list(TYPES).index(job.x.type)
     args.x, args.y = address(job.x.array), address(job.out.array)
     args.pixels, args.y_stride = job.out.pixels, job.out.stride

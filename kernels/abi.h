@@ -44,7 +44,8 @@ typedef enum coppice_status {
     COPPICE_ACTIVATION = -15,      /* no such activation */
     COPPICE_SHARE = -16,           /* share is not in 0 .. shares - 1 */
     COPPICE_THREADS = -17,         /* the number of threads is not in 1 .. 256, or the system gives no more threads */
-    COPPICE_BUSY = -18             /* the pool is at work for another thread, or for a call of its own */
+    COPPICE_BUSY = -18,            /* the pool is at work for another thread, or for a call of its own */
+    COPPICE_CODE = -19             /* the code was not written for this weight by this library */
 } coppice_status;
 
 /* Instruction sets. Within one architecture a higher number includes the lower ones.
@@ -104,6 +105,7 @@ typedef struct coppice_weight {
     const uint16_t *columns;
     const void *values;
     const float *scales;
+    const void *code; /* what coppice_code_write made of this weight, in memory that may be executed; or NULL */
 } coppice_weight;
 
 /* The windows of a convolution over x[channels][height][width], as a matrix with a column for every (channel, ky, kx)
@@ -168,6 +170,14 @@ COPPICE_API int32_t coppice_isa_limit(const char *name);
 
 /* Checks a weight from an untrusted source, reading starts[slabs * bands + 1] and columns[entries]. */
 COPPICE_API int32_t coppice_weight_validate(const coppice_weight *weight);
+
+/* Straight-line machine code of a sparse weight of height 1: no indices, no loops, all rows of a chunk in registers. It
+ * holds the values too, scaled and in fp32. Only AVX-512 has it; elsewhere both functions give COPPICE_ISA_MISSING. The
+ * caller writes it into `bytes` bytes of memory (a multiple of 64), makes that executable, and sets weight.code;
+ * variants that cannot use it do the same product without. It holds no addresses: it may be written to a file and
+ * mapped. */
+COPPICE_API int64_t coppice_code_bytes(const coppice_weight *weight);
+COPPICE_API int32_t coppice_code_write(const coppice_weight *weight, void *memory, int64_t bytes);
 
 /* Bytes of scratch that every variant of matmul can do with for one share of these sizes (of the pointers only window
  * is looked at), or a negative status. */

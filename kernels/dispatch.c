@@ -192,6 +192,8 @@ const char *coppice_status_text(int32_t status) {
         return "the number of threads is not in 1 .. 256, or the system gives no more threads";
     case COPPICE_BUSY:
         return "the pool is at work for another thread, or for a call of its own";
+    case COPPICE_CODE:
+        return "the code was not written for this weight by this library";
     default:
         return "unknown status";
     }

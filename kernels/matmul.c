@@ -1,6 +1,10 @@
 /* matmul and its weight: what may be passed. */
 #include "kernels.h"
 
+#if COPPICE_X86
+#include "x86/code.h"
+#endif
+
 enum { size_max = INT32_MAX };
 
 /* Elements of which each takes up to four bytes. */
@@ -124,6 +128,19 @@ static int32_t check_x(const coppice_matmul_args *args) {
     return misaligned(args->x, size) ? COPPICE_ALIGNMENT : COPPICE_OK;
 }
 
+/* The code must say of itself what it was written for. */
+static int32_t check_code(const coppice_weight *weight) {
+#if COPPICE_X86
+    const code_header *code = weight->code;
+    if (code && (misaligned(code, 64) || code->magic != CODE_MAGIC || code->rows != weight->rows ||
+                 code->cols != weight->cols || code->slab != weight->slab || code->entries != weight->entries))
+        return COPPICE_CODE;
+#else
+    (void)weight;
+#endif
+    return COPPICE_OK;
+}
+
 /* One slab of x by one panel, widened values, and the sums of one panel. */
 int64_t coppice_matmul_scratch(const coppice_matmul_args *args) {
     if (!args)
@@ -157,6 +174,9 @@ int32_t coppice_matmul_check(const coppice_matmul_args *args) {
         return COPPICE_SHARE;
     if (misaligned(args->bias, sizeof(float)))
         return COPPICE_ALIGNMENT;
+    status = check_code(weight);
+    if (status != COPPICE_OK)
+        return status;
     const size_t size = coppice_type_size(args->type);
     status = check_x(args);
     if (status == COPPICE_OK)
@@ -169,3 +189,17 @@ int32_t coppice_matmul_check(const coppice_matmul_args *args) {
         return COPPICE_NULL;
     return args->work.scratch_bytes < coppice_matmul_scratch(args) ? COPPICE_SCRATCH : COPPICE_OK;
 }
+
+#if !COPPICE_X86
+
+int64_t coppice_code_bytes(const coppice_weight *weight) {
+    (void)weight;
+    return COPPICE_ISA_MISSING;
+}
+
+int32_t coppice_code_write(const coppice_weight *weight, void *memory, int64_t bytes) {
+    (void)weight, (void)memory, (void)bytes;
+    return COPPICE_ISA_MISSING;
+}
+
+#endif

@@ -25,7 +25,8 @@ typedef struct pass {
     panel part;
     float *sums; /* of the panel's first pixel in row 0; they rest here between slabs */
     int64_t stride;
-    int in_y; /* sums is y: it starts with bias and residual and ends clamped */
+    int in_y;   /* sums is y: it starts with bias and residual and ends clamped */
+    int scaled; /* sums are multiplied by the scales already */
 } pass;
 
 /* What sums of `row` begin with: bias and residual at vector `index` of the panel. */
@@ -173,7 +174,8 @@ static void finish(const pass *p) {
     const panel part = p->part;
     const int64_t end = p->end_band * weight->height < weight->rows ? p->end_band * weight->height : weight->rows;
     for (int64_t row = p->first_band * weight->height; row < end; row++) {
-        const float scale = weight->scales ? weight->scales[row] : 1.0f, bias = args->bias ? args->bias[row] : 0.0f;
+        const float scale = weight->scales && !p->scaled ? weight->scales[row] : 1.0f;
+        const float bias = args->bias ? args->bias[row] : 0.0f;
         const float *sums = p->sums + row * p->stride;
         for (int v = 0; v < part.vectors; v++) {
             const int count = lanes_of(part, v);

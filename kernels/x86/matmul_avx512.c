@@ -1,5 +1,6 @@
 /* matmul for AVX-512: thirty-two registers. */
 #include "avx512.h"
+#include "code.h"
 
 #define PANEL_VECTORS(height) ((height) == 1 ? 5 : 6)
 #define TILE_VECTORS(height)  ((height) == 1 ? 5 : 6)
@@ -10,6 +11,95 @@
 
 #include "../vector/matmul.h"
 
+/* Tiles that share a chunk's code while it is hot, so that their x stays in the first-level cache. */
+enum { code_tiles = 6, code_x_bytes = 98304 };
+
+static const float no_bias[CODE_ROWS];
+
+/* One slab of a tile. */
+static block tile_of(const coppice_matmul_args *args, int64_t slab, panel part, float *room) {
+    const int64_t first = slab * args->weight.slab, width = coppice_slab_width(&args->weight, slab);
+    if (width <= 0)
+        return (block){room, 0};
+    return args->window ? pack_windows(args, first, width, part, room) : pack_rows(args, first, width, part, room);
+}
+
+/* A group of tiles, packed behind each other in `room`: all chunks from first to end over all slabs. */
+static void run_group(pass *p, const code_header *code, int64_t tile, int tiles, int64_t first, int64_t end,
+                      float *room) {
+    const coppice_matmul_args *args = p->args;
+    const coppice_weight *weight = &args->weight;
+    const int64_t slabs = coppice_slabs(weight), chunks = code_chunks(weight->rows);
+    const int64_t width = weight->cols < weight->slab ? weight->cols : weight->slab;
+    const char *base = (const char *)code;
+    for (int64_t slab = 0; slab < slabs; slab++) {
+        for (int t = 0; t < tiles; t++) {
+            const int64_t pixel = (tile + t) * LANES, left = args->pixels - pixel;
+            tile_of(args, slab, (panel){pixel, 1, left < LANES ? (int)left : 0}, room + t * width * LANES);
+        }
+        for (int64_t chunk = first; chunk < end; chunk++) {
+            const code_chunk *own = &code->chunk[slab * chunks + chunk];
+            const int64_t row = code_first_row(weight->rows, chunk);
+            code_call call = {.bias = p->in_y && args->bias ? args->bias + row : no_bias,
+                              .lower = args->lower,
+                              .upper = args->upper,
+                              .y_stride = p->stride * (int64_t)sizeof(float),
+                              .residual_stride = args->residual_stride * (int64_t)sizeof(float)};
+            call.flags = slab == 0 ? CODE_FIRST : 0;
+            if (p->in_y && args->residual)
+                call.flags |= CODE_RESIDUAL;
+            if (p->in_y && slab + 1 == slabs)
+                call.flags |= CODE_CLAMP;
+            for (int t = 0; t < tiles; t++) {
+                float *y = p->sums + row * p->stride + t * LANES;
+                if (p->in_y && args->residual)
+                    call.residual = (const float *)args->residual + row * args->residual_stride + (tile + t) * LANES;
+                ((code_function *)(uintptr_t)(base + own->code))(
+                    room + t * width * LANES, (const float *)(const void *)(base + own->values), y, &call);
+            }
+        }
+    }
+}
+
+/* Tiles are dealt to the shares where there are enough of them, else chunks. */
+static void run_code(const coppice_matmul_args *args) {
+    const coppice_weight *weight = &args->weight;
+    const code_header *code = weight->code;
+    const int64_t share = args->work.share, shares = args->work.shares;
+    const int64_t tiles = (args->pixels + LANES - 1) / LANES, chunks = code_chunks(weight->rows);
+    const int64_t width = weight->cols < weight->slab ? weight->cols : weight->slab;
+    if (tiles == 0 || chunks == 0)
+        return;
+    const int by_tiles = tiles >= shares;
+    const int64_t first_tile = by_tiles ? tiles * share / shares : 0;
+    const int64_t end_tile = by_tiles ? tiles * (share + 1) / shares : tiles;
+    const int64_t first = by_tiles ? 0 : chunks * share / shares,
+                  end = by_tiles ? chunks : chunks * (share + 1) / shares;
+    const int64_t fitting = code_x_bytes / (LANES * (int64_t)sizeof(float) * (width ? width : 1));
+    const int64_t most = fitting < 1 ? 1 : fitting > code_tiles ? code_tiles : fitting;
+    const int plain = args->type == COPPICE_F32 && args->activation == COPPICE_CLAMP_ONLY;
+    float *room = aligned(args->work.scratch);
+    float *sums = aligned(room + width * COPPICE_PANEL_PIXELS + COPPICE_PANEL_SLACK);
+    const int64_t whole = plain ? args->pixels / LANES : 0; /* tiles that y can hold itself */
+    for (int64_t tile = first_tile, count; tile < end_tile; tile += count) {
+        const int64_t limit = tile < whole && whole < end_tile ? whole : end_tile;
+        count = (limit - tile) / ((limit - tile + most - 1) / most); /* groups alike, not a small one at the end */
+        const int64_t left = args->pixels - (tile + count) * LANES;
+        pass p = {.args = args, .in_y = tile < whole, .scaled = 1};
+        p.part = (panel){tile * LANES, (int)count, left < 0 ? (int)(LANES + left) : 0};
+        p.sums = p.in_y ? (float *)args->y + tile * LANES : sums;
+        p.stride = p.in_y ? args->y_stride : count * LANES;
+        run_group(&p, code, tile, (int)count, first, end, room);
+        p.first_band = code_first_row(weight->rows, first);
+        p.end_band = code_first_row(weight->rows, end);
+        if (!p.in_y)
+            finish(&p);
+    }
+}
+
 void coppice_matmul_avx512(const coppice_matmul_args *args) {
-    matmul_vectors(args);
+    if (args->weight.code)
+        run_code(args);
+    else
+        matmul_vectors(args);
 }

@@ -2,7 +2,7 @@
  *
  * Inputs end where their allocation ends, so the address sanitizer sees a read too many; outputs stand between guards,
  * so a write too many is seen without it. Prints one line a failure, then a summary; exit status 1 after a failure. */
-#define _POSIX_C_SOURCE 200809L
+#define _DEFAULT_SOURCE /* mmap of no file, and POSIX */
 #include "abi.h"
 
 #include <float.h>
@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 enum { guard = 24, most_printed = 20 };
@@ -382,15 +383,47 @@ static int32_t run_shares(trial *t, int32_t index, int32_t shares) {
     return status;
 }
 
+/* The same product by straight-line code, where there is such. */
+static void check_code(trial *t, const char *where) {
+    coppice_matmul_args *args = &t->args;
+    const int64_t bytes = coppice_code_bytes(&args->weight);
+    if (bytes == COPPICE_ISA_MISSING || args->weight.height != 1)
+        return;
+    expect(bytes > 0, "no size of code", where);
+    void *code = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (code == MAP_FAILED)
+        abort();
+    expect(coppice_code_write(&args->weight, code, bytes - 1) == COPPICE_SCRATCH, "code in too little room", where);
+    expect(coppice_code_write(&args->weight, code, bytes) == COPPICE_OK, "code not written", where);
+    if (mprotect(code, (size_t)bytes, PROT_READ | PROT_EXEC) != 0)
+        abort();
+    args->weight.code = code;
+    coppice_variant variant;
+    for (int32_t index = 0; coppice_variant_info(index, &variant) == COPPICE_OK; index++) {
+        if (strcmp(variant.primitive, "matmul") != 0 || !variant.available)
+            continue;
+        memcpy(t->after, t->before, (size_t)(t->y_count + 2 * guard) * size_of(args->type));
+        expect(run_shares(t, index, (int32_t)random_below(4) + 1) == COPPICE_OK, "refused with code", where);
+        expect(right_result(t), "wrong result with code", where);
+        expect(kept_surroundings(t), "code wrote outside its output", where);
+    }
+    const int64_t other = args->weight.slab > 1 ? -1 : 1;
+    args->weight.slab += other;
+    expect(coppice_matmul(args) == COPPICE_CODE, "code of another weight", where);
+    args->weight.slab -= other;
+    args->weight.code = NULL;
+    munmap(code, (size_t)bytes);
+}
+
 static void check_problem(problem p) {
     trial t = make_trial(p);
+    char where[240] = "";
     coppice_variant variant;
     for (int32_t index = 0; coppice_variant_info(index, &variant) == COPPICE_OK; index++) {
         if (strcmp(variant.primitive, "matmul") != 0 || !variant.available)
             continue;
         const int32_t shares = (int32_t)random_below(4) + 1;
         const coppice_matmul_args *args = &t.args;
-        char where[240];
         snprintf(where, sizeof where,
                  "%s %s, %lld x %lld x %lld, slab %lld, density %.2f, layout %d, height %lld, types %d %d, "
                  "activation %d, %swindow, %d shares",
@@ -403,6 +436,7 @@ static void check_problem(problem p) {
         expect(right_result(&t), "wrong result", where);
         expect(kept_surroundings(&t), "wrote outside its output", where);
     }
+    check_code(&t, where);
     free_trial(&t);
 }
 
@@ -485,7 +519,7 @@ static void check_types(void) {
         const uint16_t one = half_bits(type, 1);
         const uint32_t starts[] = {0, 1};
         const uint16_t column = 0;
-        coppice_matmul_args args = {.weight = {COPPICE_SPARSE, type, 1, 1, 1, 1, 1, starts, &column, &one, NULL},
+        coppice_matmul_args args = {.weight = {COPPICE_SPARSE, type, 1, 1, 1, 1, 1, starts, &column, &one, NULL, NULL},
                                     .type = type,
                                     .pixels = halves,
                                     .x = x,
@@ -651,7 +685,7 @@ static void check_weights(void) {
     const uint32_t starts[] = {0, 1, 3, 3, 4}, falling[] = {0, 3, 1, 3, 4}, late[] = {1, 1, 3, 3, 4};
     const uint16_t columns[] = {2, 0, 1, 1}, repeated[] = {2, 1, 1, 1}, outside[] = {3, 0, 1, 1}, past[] = {2, 0, 1, 2};
     const float values[] = {1, 2, 3, 4};
-    const coppice_weight good = {COPPICE_SPARSE, COPPICE_F32, 2, 5, 3, 1, 4, starts, columns, values, NULL};
+    const coppice_weight good = {COPPICE_SPARSE, COPPICE_F32, 2, 5, 3, 1, 4, starts, columns, values, NULL, NULL};
     coppice_weight bad = good;
     expect_status(coppice_weight_validate(&good), COPPICE_OK, "good weight");
     expect_status(coppice_weight_validate(NULL), COPPICE_NULL, "no weight");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -197,6 +198,77 @@ def test_padding_may_be_uneven(variant: str) -> None:
     wide = torch.nn.functional.pad(torch.from_numpy(x), (0, 1, 0, 1))[None]
     expected = torch.nn.functional.conv2d(wide, torch.from_numpy(matrix).reshape(4, 2, 3, 3), stride=2)[0]
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def has_code() -> bool:
+    """Whether this build of the library writes straight-line code."""
+    try:
+        Weight.sparse(np.eye(4, dtype=np.float32)).compiled()
+    except kernels.KernelError:
+        return False
+    return True
+
+
+needs_code = pytest.mark.skipif(not has_code(), reason="straight-line code is for x86-64")
+
+
+@needs_code
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.integers(0, 90),
+    cols=st.integers(0, 400),
+    pixels=st.integers(0, 200),
+    density=st.sampled_from([0.0, 0.05, 0.3, 1.0]),
+    slab=st.sampled_from([None, 7, 130]),
+    kind=st.sampled_from(["float32", "float16", "bfloat16"]),
+    activation=st.sampled_from(["none", "relu6", "silu"]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_straight_line_code(
+    variant: str,
+    rows: int,
+    cols: int,
+    pixels: int,
+    density: float,
+    slab: int | None,
+    kind: str,
+    activation: str,
+    seed: int,
+) -> None:
+    random = np.random.default_rng(seed)
+    matrix = sparse(random, rows, cols, density)
+    weight = Weight.sparse(matrix, slab=slab).compiled()
+    x = torch.from_numpy(random.standard_normal((cols, pixels), np.float32)).to(getattr(torch, kind))
+    y = matmul(weight, x, activation=activation, variant=variant)
+    agrees(y.float().numpy(), matrix, x.float().numpy(), None, None, activation, kind)
+
+
+@needs_code
+def test_code_is_kept_by_content(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    matrix, x = sparse(random, 30, 70, 0.2), random.standard_normal((70, 40), np.float32)
+    weight = Weight.sparse(matrix)
+    first = weight.compiled(tmp_path / "codes")
+    (file,) = (tmp_path / "codes").iterdir()
+    written = file.stat().st_mtime_ns
+    again = Weight.sparse(matrix).compiled(tmp_path / "codes")
+    assert file.stat().st_mtime_ns == written
+    assert first.code is not None and again.code is not None
+    assert first.code.nbytes == again.code.nbytes == file.stat().st_size
+    for held in (first, again):
+        agrees(matmul(held, x), matrix, x, None, None, "none")
+    Weight.sparse(matrix * 2).compiled(tmp_path / "codes")
+    assert len(list((tmp_path / "codes").iterdir())) == 2
+    file.write_bytes(file.read_bytes()[:100])  # a full disk, say
+    agrees(matmul(weight.compiled(tmp_path / "codes"), x), matrix, x, None, None, "none")
+
+
+@needs_code
+def test_only_rows_one_by_one_have_code() -> None:
+    matrix = np.eye(8, dtype=np.float32)
+    for weight in (Weight.sparse(matrix, height=4), Weight.dense(matrix)):
+        with pytest.raises(kernels.KernelError, match="layout"):
+            weight.compiled()
 
 
 @pytest.mark.skipif(not kernels.status().library, reason="needs the C library")

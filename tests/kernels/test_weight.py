@@ -208,6 +208,9 @@ def test_python_and_c_refuse_the_same(
 
 def test_fast_slab() -> None:
     assert fast_slab(0, 0.0) == 1
+    assert fast_slab(256, 0.5) == 128
+    assert fast_slab(768, 0.5, height=4) == 768
+    assert fast_slab(3072, 0.5, height=4) == 1024
     assert fast_slab(256, 0.1) == 128
     assert fast_slab(768, 0.1) == 192
     assert fast_slab(1024, 0.02) == 512
