@@ -1,0 +1,88 @@
+/* matmul for few pixels and bands of several rows: the lanes of a vector are rows, not pixels.
+ *
+ * A vector holds the values of one entry (LANES rows), of several entries (bands of fewer rows, `parts` of them), or of a
+ * part of one entry (bands of more rows). It is multiplied by x of the entries' columns, each broadcast into its lanes, so
+ * a value is loaded once, side by side with its neighbours, and narrow values are widened in registers on the way. */
+#ifndef COPPICE_VECTOR_MATVEC_H
+#define COPPICE_VECTOR_MATVEC_H
+
+#include "pack.h"
+
+enum { most_few = 4, few_chains = 4 };
+
+/* x of all columns in fp32, `pixels` side by side. */
+static const float *narrow_x(const coppice_matmul_args *args, float *room) {
+    const int pixels = (int)args->pixels;
+    if (args->type == COPPICE_F32 && args->x_stride == pixels)
+        return args->x;
+    for (int64_t column = 0; column < args->weight.cols; column++)
+        for (int pixel = 0; pixel < pixels; pixel++)
+            room[column * pixels + pixel] = coppice_load(args->type, args->x, column * args->x_stride + pixel);
+    return room;
+}
+
+ALWAYS_INLINE vector values_at(const int type, const void *values, size_t index, int count) {
+    if (type == COPPICE_I8)
+        return load_i8((const int8_t *)values + index, count);
+    return load_as(type, values, (int64_t)index, count);
+}
+
+/* Sums of one band of `height` rows over one slab, added to sums[pixels][height]. */
+ALWAYS_INLINE void add_band(const int height, const int pixels, const int type, const coppice_weight *weight, int64_t slab,
+                            int64_t band, const float *x, float *sums) {
+    enum { most_vectors = 2 };
+    const int parts = height < LANES ? LANES / height : 1, vectors = height > LANES ? height / LANES : 1;
+    const int chains = pixels * vectors >= few_chains ? 1 : few_chains;
+    const size_t first = coppice_first_entry(weight, slab, band), count = coppice_entries(weight, slab, band);
+    const uint16_t *columns = weight->layout == COPPICE_SPARSE ? weight->columns + first : NULL;
+    const float *from = x + slab * weight->slab * pixels;
+    vector sum[few_chains][most_few][most_vectors];
+    for (int chain = 0; chain < chains; chain++)
+        for (int pixel = 0; pixel < pixels; pixel++)
+            for (int v = 0; v < vectors; v++)
+                sum[chain][pixel][v] = zero();
+    for (size_t entry = 0; entry < count; entry += (size_t)(parts * chains))
+        for (int chain = 0; chain < chains; chain++) {
+            const size_t at = entry + (size_t)(chain * parts), left = at < count ? count - at : 0;
+            const int held = left < (size_t)parts ? (int)left : parts;
+            if (held == 0)
+                break;
+            vector value[most_vectors];
+            for (int v = 0; v < vectors; v++)
+                value[v] = values_at(type, weight->values, (first + at) * (size_t)height + (size_t)(v * LANES),
+                                     vectors > 1 ? LANES : held * height);
+            for (int pixel = 0; pixel < pixels; pixel++) {
+                vector spread = zero();
+                for (int part = 0; part < held; part++) {
+                    const size_t column = columns ? columns[at + (size_t)part] : at + (size_t)part;
+                    spread = broadcast_into(spread, part, parts, from + column * (size_t)pixels + pixel);
+                }
+                for (int v = 0; v < vectors; v++)
+                    sum[chain][pixel][v] = multiply_add(value[v], spread, sum[chain][pixel][v]);
+            }
+        }
+    for (int pixel = 0; pixel < pixels; pixel++)
+        for (int v = 0; v < vectors; v++) {
+            float lanes_of_all[LANES];
+            vector total = sum[0][pixel][v];
+            for (int chain = 1; chain < chains; chain++)
+                total = add(total, sum[chain][pixel][v]);
+            store(lanes_of_all, total);
+            for (int lane = 0; lane < LANES; lane++)
+                sums[pixel * height + (v * LANES + lane) % height] += lanes_of_all[lane];
+        }
+}
+
+static void finish_band(const coppice_matmul_args *args, int64_t band, const float *sums) {
+    const coppice_weight *weight = &args->weight;
+    for (int64_t r = 0; r < weight->height; r++) {
+        const int64_t row = band * weight->height + r;
+        for (int64_t pixel = 0; pixel < args->pixels && row < weight->rows; pixel++) {
+            float z = sums[pixel * weight->height + r] * (weight->scales ? weight->scales[row] : 1.0f);
+            z += args->bias ? args->bias[row] : 0.0f;
+            if (args->residual)
+                z += coppice_load(args->type, args->residual, row * args->residual_stride + pixel);
+            coppice_store(args->type, args->y, row * args->y_stride + pixel, coppice_activate(args, z));
+        }
+    }
+}
