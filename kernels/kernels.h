@@ -95,6 +95,6 @@ float coppice_load(int32_t type, const void *data, int64_t index);
 void coppice_store(int32_t type, void *data, int64_t index, float value);
 
 /* clamp(activation(z)) as abi.h defines it. */
-float coppice_activate(const coppice_matmul_args *args, float z);
+float coppice_activate(int32_t activation, float lower, float upper, float z);
 
 #endif
