@@ -16,6 +16,9 @@
 /* A row of a panel may be written this many pixels past its end: whole vectors. */
 #define COPPICE_PANEL_SLACK 16
 
+/* So few pixels are multiplied by bands with rows along the vector, x being at hand as a whole. */
+#define COPPICE_FEW_PIXELS 4
+
 /* Values of a narrow type are widened about so many at a time. */
 #define COPPICE_WIDENED 4096
 
@@ -95,6 +98,6 @@ float coppice_load(int32_t type, const void *data, int64_t index);
 void coppice_store(int32_t type, void *data, int64_t index, float value);
 
 /* clamp(activation(z)) as abi.h defines it. */
-float coppice_activate(const coppice_matmul_args *args, float z);
+float coppice_activate(int32_t activation, float lower, float upper, float z);
 
 #endif

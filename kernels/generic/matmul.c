@@ -1,8 +1,6 @@
 /* matmul, the reference: plain loops over the definition in abi.h, any CPU. */
 #include "../kernels.h"
 
-#include <math.h>
-
 /* What column `column` of x holds at `pixel`. */
 static float at(const coppice_matmul_args *args, int64_t column, int64_t pixel) {
     const coppice_window *w = args->window;
@@ -47,30 +45,6 @@ static void dots(const coppice_matmul_args *args, int64_t row, int64_t first, in
     }
 }
 
-float coppice_activate(const coppice_matmul_args *args, float z) {
-    switch (args->activation) {
-    case COPPICE_HARDSWISH: {
-        const float gate = z / 6.0f + 0.5f;
-        z *= gate < 0.0f ? 0.0f : gate > 1.0f ? 1.0f : gate;
-        break;
-    }
-    case COPPICE_SIGMOID:
-        z = 1.0f / (1.0f + expf(-z));
-        break;
-    case COPPICE_SILU:
-        z = z / (1.0f + expf(-z));
-        break;
-    case COPPICE_GELU:
-        z = z * 0.5f * erfcf(-z * 0.70710678f);
-        break;
-    default:
-        break;
-    }
-    /* Comparisons with NaN are false: it stays. */
-    const float raised = z < args->lower ? args->lower : z;
-    return raised > args->upper ? args->upper : raised;
-}
-
 static void finish(const coppice_matmul_args *args, int64_t row, int64_t first, int count, const float *sum) {
     const float scale = args->weight.scales ? args->weight.scales[row] : 1.0f,
                 bias = args->bias ? args->bias[row] : 0.0f;
@@ -78,7 +52,8 @@ static void finish(const coppice_matmul_args *args, int64_t row, int64_t first, 
         float z = scale * sum[pixel] + bias;
         if (args->residual)
             z += coppice_load(args->type, args->residual, row * args->residual_stride + first + pixel);
-        coppice_store(args->type, args->y, row * args->y_stride + first + pixel, coppice_activate(args, z));
+        z = coppice_activate(args->activation, args->lower, args->upper, z);
+        coppice_store(args->type, args->y, row * args->y_stride + first + pixel, z);
     }
 }
 

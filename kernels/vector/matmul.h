@@ -14,6 +14,7 @@
 
 #include "../kernels.h"
 #include "activation.h"
+#include "matvec.h"
 #include "pack.h"
 
 /* One slab of a panel, and the bands that pass over it. */
@@ -183,9 +184,7 @@ static void finish(const pass *p) {
             vector z = multiply_add(broadcast(scale), load(sums + v * LANES), broadcast(bias));
             if (args->residual)
                 z = add(z, load_as(args->type, args->residual, row * args->residual_stride + place, count));
-            if (args->activation != COPPICE_CLAMP_ONLY)
-                z = activate(args->activation, z);
-            z = minimum(broadcast(args->upper), maximum(broadcast(args->lower), z));
+            z = finished(args->activation, args->lower, args->upper, z);
             store_as(args->type, args->y, row * args->y_stride + place, count, z);
         }
     }
@@ -216,11 +215,6 @@ static block block_of(const coppice_matmul_args *args, int64_t slab, panel part,
     if (fit_in_place(args, x, width, part))
         return (block){x, args->x_stride};
     return pack_rows(args, first, width, part, room);
-}
-
-static float *aligned(void *memory) {
-    const uintptr_t at = (uintptr_t)memory + COPPICE_SCRATCH_ALIGNMENT - 1;
-    return (float *)(at - at % COPPICE_SCRATCH_ALIGNMENT);
 }
 
 /* Matrix times vector, CSR and fp32. */
@@ -258,6 +252,10 @@ static void matmul_vectors(const coppice_matmul_args *args) {
     const int plain = args->type == COPPICE_F32 && args->activation == COPPICE_CLAMP_ONLY && !weight->scales;
     if (args->pixels == 1 && plain && !args->window && weight->height == 1 && weight->type == COPPICE_F32) {
         one_pixel(args, bands * share / shares, bands * (share + 1) / shares);
+        return;
+    }
+    if (is_few(args)) {
+        matvec(args, aligned(args->work.scratch));
         return;
     }
     const int64_t vectors = (args->pixels + LANES - 1) / LANES, widest = PANEL_VECTORS(weight->height);

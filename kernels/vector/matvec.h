@@ -8,7 +8,7 @@
 
 #include "pack.h"
 
-enum { most_few = 4, few_chains = 4 };
+enum { most_few = COPPICE_FEW_PIXELS, few_chains = 4 };
 
 /* x of all columns in fp32, `pixels` side by side. */
 static const float *narrow_x(const coppice_matmul_args *args, float *room) {
@@ -82,7 +82,65 @@ static void finish_band(const coppice_matmul_args *args, int64_t band, const flo
             z += args->bias ? args->bias[row] : 0.0f;
             if (args->residual)
                 z += coppice_load(args->type, args->residual, row * args->residual_stride + pixel);
-            coppice_store(args->type, args->y, row * args->y_stride + pixel, coppice_activate(args, z));
+            coppice_store(args->type, args->y, row * args->y_stride + pixel, coppice_activate(args->activation, args->lower, args->upper, z));
         }
     }
 }
+
+/* Bands of 4, 8 or 16 rows, at most most_few pixels, no window. */
+static int is_few(const coppice_matmul_args *args) {
+    return args->pixels <= most_few && args->weight.height > 1 && !args->window;
+}
+
+static void add_any_band(const coppice_matmul_args *args, int64_t slab, int64_t band, const float *x, float *sums) {
+    const coppice_weight *weight = &args->weight;
+#define TYPES(height, pixels)                                                                                          \
+    switch (weight->type) {                                                                                            \
+    case COPPICE_F16:                                                                                                  \
+        add_band(height, pixels, COPPICE_F16, weight, slab, band, x, sums);                                            \
+        break;                                                                                                         \
+    case COPPICE_BF16:                                                                                                 \
+        add_band(height, pixels, COPPICE_BF16, weight, slab, band, x, sums);                                           \
+        break;                                                                                                         \
+    case COPPICE_I8:                                                                                                   \
+        add_band(height, pixels, COPPICE_I8, weight, slab, band, x, sums);                                             \
+        break;                                                                                                         \
+    default:                                                                                                           \
+        add_band(height, pixels, COPPICE_F32, weight, slab, band, x, sums);                                            \
+    }                                                                                                                  \
+    break;
+#define CASE(height, pixels)                                                                                           \
+    case height * 8 + pixels:                                                                                          \
+        TYPES(height, pixels)
+    switch (weight->height * 8 + args->pixels) {
+        CASE(4, 1)
+        CASE(4, 2)
+        CASE(4, 3)
+        CASE(4, 4)
+        CASE(8, 1)
+        CASE(8, 2)
+        CASE(8, 3)
+        CASE(8, 4)
+        CASE(16, 1)
+        CASE(16, 2)
+        CASE(16, 3)
+        CASE(16, 4)
+    }
+#undef CASE
+#undef TYPES
+}
+
+static void matvec(const coppice_matmul_args *args, float *room) {
+    const coppice_weight *weight = &args->weight;
+    const int64_t bands = coppice_bands(weight), slabs = coppice_slabs(weight);
+    const float *x = narrow_x(args, room);
+    const int64_t end = bands * (args->work.share + 1) / args->work.shares;
+    for (int64_t band = bands * args->work.share / args->work.shares; band < end; band++) {
+        float sums[most_few * 16] = {0};
+        for (int64_t slab = 0; slab < slabs; slab++)
+            add_any_band(args, slab, band, x, sums);
+        finish_band(args, band, sums);
+    }
+}
+
+#endif

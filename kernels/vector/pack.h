@@ -2,9 +2,7 @@
 #ifndef COPPICE_VECTOR_PACK_H
 #define COPPICE_VECTOR_PACK_H
 
-#include "../kernels.h"
-
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#include "elements.h"
 
 /* The columns of one slab by the pixels of one panel, row-major; whole vectors may be read. */
 typedef struct block {
@@ -41,34 +39,6 @@ ALWAYS_INLINE void store_part_of(float *to, panel part, int offset, int v, int n
         store_tail(to + v * LANES, count, value);
     else
         store(to + v * LANES, value);
-}
-
-/* `count` elements of a type from `index` on, the other lanes zero. */
-ALWAYS_INLINE vector load_as(int type, const void *data, int64_t index, int count) {
-    switch (type) {
-    case COPPICE_F16:
-        return from_f16(load_halves((const uint16_t *)data + index, count));
-    case COPPICE_BF16:
-        return from_bf16(load_halves((const uint16_t *)data + index, count));
-    default:
-        return count < LANES ? load_tail((const float *)data + index, count) : load((const float *)data + index);
-    }
-}
-
-ALWAYS_INLINE void store_as(int type, void *data, int64_t index, int count, vector value) {
-    switch (type) {
-    case COPPICE_F16:
-        store_halves((uint16_t *)data + index, count, to_f16(value));
-        break;
-    case COPPICE_BF16:
-        store_halves((uint16_t *)data + index, count, to_bf16(value));
-        break;
-    default:
-        if (count < LANES)
-            store_tail((float *)data + index, count, value);
-        else
-            store((float *)data + index, value);
-    }
 }
 
 /* values[first .. first + count] of a narrow type as fp32 in `to`; up to a vector more is written, none more is read.
@@ -109,32 +79,6 @@ static block pack_rows(const coppice_matmul_args *args, int64_t first, int64_t c
     return (block){to, (int64_t)part.vectors * LANES};
 }
 
-/* to[count] = zeros; whole vectors are written. */
-ALWAYS_INLINE void clear(float *to, int64_t count) {
-    for (int64_t i = 0; i < count; i += LANES)
-        store(to + i, zero());
-}
-
-/* to[count] = elements start, start + step, ... of a row of x that has `width`, zero outside of it. What is written
- * past `count` is at most a vector. */
-ALWAYS_INLINE void copy_run(const int type, const void *x, int64_t row, int64_t width, int64_t start, int64_t step,
-                            int64_t count, float *to) {
-    int64_t before = start < 0 ? (-start + step - 1) / step : 0;
-    before = before < count ? before : count;
-    const int64_t left = width - (start + before * step);
-    int64_t inside = left > 0 ? (left + step - 1) / step : 0;
-    inside = inside < count - before ? inside : count - before;
-    clear(to, before);
-    const int64_t first = row + start + before * step;
-    if (step == 1)
-        for (int64_t i = 0; i < inside; i += LANES)
-            store(to + before + i, load_as(type, x, first + i, (int)(inside - i < LANES ? inside - i : LANES)));
-    else
-        for (int64_t i = 0; i < inside; i++)
-            to[before + i] = coppice_load(type, x, first + i * step);
-    clear(to + before + inside, count - before - inside);
-}
-
 /* Rows run upwards, and each overwrites what the one before it wrote too much. */
 ALWAYS_INLINE void copy_windows(const int type, const coppice_matmul_args *args, int64_t first, int64_t columns,
                                 panel part, float *to) {
@@ -150,13 +94,13 @@ ALWAYS_INLINE void copy_windows(const int type, const coppice_matmul_args *args,
             const int64_t x = ox * w->stride_x + kx * w->dilation_x - w->pad_x;
             const int64_t run = w->out_width - ox < pixels - done ? w->out_width - ox : pixels - done;
             if (y < 0 || y >= w->height)
-                clear(to + done, run);
+                fill(to + done, run, 0.0f);
             else
                 copy_run(type, args->x, channel * w->channel_stride + y * w->row_stride, w->width, x, w->stride_x, run,
-                         to + done);
+                         0.0f, to + done);
             done += run;
         }
-        clear(to + pixels, stride - pixels);
+        fill(to + pixels, stride - pixels, 0.0f);
     }
 }
 

@@ -84,6 +84,14 @@ static inline vector load_i8(const int8_t *from, int count) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)from)));
 }
 
+/* v with part `part` of its `parts` equal parts filled with *from. */
+static inline vector broadcast_into(vector v, int part, int parts, const float *from) {
+    const __m256i number = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i own = _mm256_srli_epi32(number, parts == 1 ? 3 : 2);
+    return _mm256_blendv_ps(v, _mm256_broadcast_ss(from),
+                            _mm256_castsi256_ps(_mm256_cmpeq_epi32(own, _mm256_set1_epi32(part))));
+}
+
 static inline vector add(vector a, vector b) {
     return _mm256_add_ps(a, b);
 }
@@ -116,6 +124,12 @@ static inline vector absolute(vector a) {
 /* b where a < 0, else c. */
 static inline vector where_negative(vector a, vector b, vector c) {
     return _mm256_blendv_ps(c, b, _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_LT_OQ));
+}
+
+/* Lanes 0, 2, 4, ... of a and then of b. */
+static inline vector even_lanes(vector a, vector b) {
+    const __m256d pairs = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(pairs, 0xd8));
 }
 
 static inline vector nearest_integer(vector a) {

@@ -72,6 +72,12 @@ static inline vector load_i8(const int8_t *from, int count) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(lanes(count), from)));
 }
 
+/* v with part `part` of its `parts` equal parts filled with *from. */
+static inline vector broadcast_into(vector v, int part, int parts, const float *from) {
+    const int width = LANES / parts;
+    return _mm512_mask_broadcastss_ps(v, (__mmask16)(((1u << width) - 1) << (part * width)), _mm_load_ss(from));
+}
+
 static inline vector add(vector a, vector b) {
     return _mm512_add_ps(a, b);
 }
@@ -104,6 +110,12 @@ static inline vector absolute(vector a) {
 /* b where a < 0, else c. */
 static inline vector where_negative(vector a, vector b, vector c) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_LT_OQ), c, b);
+}
+
+/* Lanes 0, 2, 4, ... of a and then of b. */
+static inline vector even_lanes(vector a, vector b) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_ps(a, even, b);
 }
 
 static inline vector nearest_integer(vector a) {

@@ -1,0 +1,81 @@
+/* Elements of all types as vectors of fp32, for the algorithms of this folder. */
+#ifndef COPPICE_VECTOR_ELEMENTS_H
+#define COPPICE_VECTOR_ELEMENTS_H
+
+#include "../kernels.h"
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+/* `count` elements of a type from `index` on, the other lanes zero. */
+ALWAYS_INLINE vector load_as(int type, const void *data, int64_t index, int count) {
+    switch (type) {
+    case COPPICE_F16:
+        return from_f16(load_halves((const uint16_t *)data + index, count));
+    case COPPICE_BF16:
+        return from_bf16(load_halves((const uint16_t *)data + index, count));
+    default:
+        return count < LANES ? load_tail((const float *)data + index, count) : load((const float *)data + index);
+    }
+}
+
+ALWAYS_INLINE void store_as(int type, void *data, int64_t index, int count, vector value) {
+    switch (type) {
+    case COPPICE_F16:
+        store_halves((uint16_t *)data + index, count, to_f16(value));
+        break;
+    case COPPICE_BF16:
+        store_halves((uint16_t *)data + index, count, to_bf16(value));
+        break;
+    default:
+        if (count < LANES)
+            store_tail((float *)data + index, count, value);
+        else
+            store((float *)data + index, value);
+    }
+}
+
+/* The first address from `memory` on where scratch may begin. */
+static inline float *aligned(void *memory) {
+    const uintptr_t at = (uintptr_t)memory + COPPICE_SCRATCH_ALIGNMENT - 1;
+    return (float *)(at - at % COPPICE_SCRATCH_ALIGNMENT);
+}
+
+/* to[count] = value; whole vectors are written. */
+ALWAYS_INLINE void fill(float *to, int64_t count, float value) {
+    for (int64_t i = 0; i < count; i += LANES)
+        store(to + i, broadcast(value));
+}
+
+/* Every other one of up to 2 * LANES elements from `index` on, the last of which is element `last`. */
+ALWAYS_INLINE vector load_alternate(const int type, const void *x, int64_t index, int64_t last) {
+    const int64_t first = last - index + 1, second = first - LANES;
+    const vector low = load_as(type, x, index, (int)(first < LANES ? first : LANES));
+    if (second <= 0)
+        return even_lanes(low, zero());
+    return even_lanes(low, load_as(type, x, index + LANES, (int)(second < LANES ? second : LANES)));
+}
+
+/* to[count] = elements start, start + step, ... of a row of x that has `width`, `outside` where it has none. What is
+ * written past `count` is at most a vector. */
+ALWAYS_INLINE void copy_run(const int type, const void *x, int64_t row, int64_t width, int64_t start, int64_t step,
+                            int64_t count, float outside, float *to) {
+    int64_t before = start < 0 ? (-start + step - 1) / step : 0;
+    before = before < count ? before : count;
+    const int64_t left = width - (start + before * step);
+    int64_t inside = left > 0 ? (left + step - 1) / step : 0;
+    inside = inside < count - before ? inside : count - before;
+    fill(to, before, outside);
+    const int64_t first = row + start + before * step, last = first + (inside - 1) * step;
+    if (step == 1)
+        for (int64_t i = 0; i < inside; i += LANES)
+            store(to + before + i, load_as(type, x, first + i, (int)(inside - i < LANES ? inside - i : LANES)));
+    else if (step == 2)
+        for (int64_t i = 0; i < inside; i += LANES)
+            store(to + before + i, load_alternate(type, x, first + 2 * i, last));
+    else
+        for (int64_t i = 0; i < inside; i++)
+            to[before + i] = coppice_load(type, x, first + i * step);
+    fill(to + before + inside, count - before - inside, outside);
+}
+
+#endif
