@@ -1,8 +1,9 @@
 /* matmul for few pixels and bands of several rows: the lanes of a vector are rows, not pixels.
  *
- * A vector holds the values of one entry (LANES rows), of several entries (bands of fewer rows, `parts` of them), or of a
- * part of one entry (bands of more rows). It is multiplied by x of the entries' columns, each broadcast into its lanes, so
- * a value is loaded once, side by side with its neighbours, and narrow values are widened in registers on the way. */
+ * A vector holds the values of one entry (LANES rows), of several entries (bands of fewer rows, `parts` of them), or of
+ * a part of one entry (bands of more rows). It is multiplied by x of the entries' columns, each broadcast into its
+ * lanes, so a value is loaded once, side by side with its neighbours, and narrow values are widened in registers on the
+ * way. */
 #ifndef COPPICE_VECTOR_MATVEC_H
 #define COPPICE_VECTOR_MATVEC_H
 
@@ -28,8 +29,8 @@ ALWAYS_INLINE vector values_at(const int type, const void *values, size_t index,
 }
 
 /* Sums of one band of `height` rows over one slab, added to sums[pixels][height]. */
-ALWAYS_INLINE void add_band(const int height, const int pixels, const int type, const coppice_weight *weight, int64_t slab,
-                            int64_t band, const float *x, float *sums) {
+ALWAYS_INLINE void add_band(const int height, const int pixels, const int type, const coppice_weight *weight,
+                            int64_t slab, int64_t band, const float *x, float *sums) {
     enum { most_vectors = 2 };
     const int parts = height < LANES ? LANES / height : 1, vectors = height > LANES ? height / LANES : 1;
     const int chains = pixels * vectors >= few_chains ? 1 : few_chains;
@@ -82,7 +83,8 @@ static void finish_band(const coppice_matmul_args *args, int64_t band, const flo
             z += args->bias ? args->bias[row] : 0.0f;
             if (args->residual)
                 z += coppice_load(args->type, args->residual, row * args->residual_stride + pixel);
-            coppice_store(args->type, args->y, row * args->y_stride + pixel, coppice_activate(args->activation, args->lower, args->upper, z));
+            coppice_store(args->type, args->y, row * args->y_stride + pixel,
+                          coppice_activate(args->activation, args->lower, args->upper, z));
         }
     }
 }
