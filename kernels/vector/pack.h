@@ -24,23 +24,16 @@ ALWAYS_INLINE int lanes_of(panel part, int index) {
     return part.tail && index + 1 == part.vectors ? part.tail : LANES;
 }
 
-ALWAYS_INLINE vector load_part(const float *from, panel part, int index) {
-    const int count = lanes_of(part, index);
-    return count < LANES ? load_tail(from + index * LANES, count) : load(from + index * LANES);
+/* `count` lanes, the others zero. */
+ALWAYS_INLINE vector load_part(const float *from, int count) {
+    return count < LANES ? load_tail(from, count) : load(from);
 }
 
-/* The same for vector `offset + v` where `from` is at `offset`; whole where `narrow` is 0. */
-ALWAYS_INLINE vector load_part_of(const float *from, panel part, int offset, int v, int narrow) {
-    const int count = lanes_of(part, offset + v);
-    return narrow && count < LANES ? load_tail(from + v * LANES, count) : load(from + v * LANES);
-}
-
-ALWAYS_INLINE void store_part_of(float *to, panel part, int offset, int v, int narrow, vector value) {
-    const int count = lanes_of(part, offset + v);
-    if (narrow && count < LANES)
-        store_tail(to + v * LANES, count, value);
+ALWAYS_INLINE void store_part(float *to, int count, vector value) {
+    if (count < LANES)
+        store_tail(to, count, value);
     else
-        store(to + v * LANES, value);
+        store(to, value);
 }
 
 /* `count` elements of a type from `index` on, the other lanes zero. */
@@ -51,7 +44,7 @@ ALWAYS_INLINE vector load_as(int type, const void *data, int64_t index, int coun
     case COPPICE_BF16:
         return from_bf16(load_halves((const uint16_t *)data + index, count));
     default:
-        return count < LANES ? load_tail((const float *)data + index, count) : load((const float *)data + index);
+        return load_part((const float *)data + index, count);
     }
 }
 
@@ -64,10 +57,7 @@ ALWAYS_INLINE void store_as(int type, void *data, int64_t index, int count, vect
         store_halves((uint16_t *)data + index, count, to_bf16(value));
         break;
     default:
-        if (count < LANES)
-            store_tail((float *)data + index, count, value);
-        else
-            store((float *)data + index, value);
+        store_part((float *)data + index, count, value);
     }
 }
 
