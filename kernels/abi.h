@@ -48,9 +48,14 @@ typedef enum coppice_status {
     COPPICE_CODE = -19             /* the code was not written for this weight by this library */
 } coppice_status;
 
-/* Instruction sets. Within one architecture a higher number includes the lower ones.
- * AVX2 stands for AVX2, FMA and F16C; AVX512 for AVX-512 F, BW, DQ and VL. */
-typedef enum coppice_isa { COPPICE_GENERIC = 0, COPPICE_AVX2 = 1, COPPICE_AVX512 = 2 } coppice_isa;
+/* Instruction sets. Each architecture has its own list, in which a higher number includes the lower ones; the library
+ * knows the one that it was built for. AVX2 stands for AVX2, FMA and F16C; AVX512 for AVX-512 F, BW, DQ and VL. */
+typedef enum coppice_isa {
+    COPPICE_GENERIC = 0,
+    COPPICE_AVX2 = 1, /* x86-64 */
+    COPPICE_AVX512 = 2,
+    COPPICE_NEON = 1 /* 64-bit Arm */
+} coppice_isa;
 
 /* Element types: IEEE 754 binary32 and binary16, bfloat16 (the upper half of a binary32), and signed bytes. */
 typedef enum coppice_type { COPPICE_F32 = 0, COPPICE_F16 = 1, COPPICE_BF16 = 2, COPPICE_I8 = 3 } coppice_type;

@@ -10,7 +10,14 @@
 #endif
 
 static const char *const isa_names[] = {
-    [COPPICE_GENERIC] = "generic", [COPPICE_AVX2] = "avx2", [COPPICE_AVX512] = "avx512"};
+    [COPPICE_GENERIC] = "generic",
+#if COPPICE_X86
+    [COPPICE_AVX2] = "avx2",
+    [COPPICE_AVX512] = "avx512",
+#elif COPPICE_ARM
+    [COPPICE_NEON] = "neon",
+#endif
+};
 
 enum { isa_count = sizeof isa_names / sizeof *isa_names, unlimited = isa_count - 1 };
 
@@ -48,6 +55,13 @@ static int highest_isa(void) {
         atomic_store_explicit(&cached, isa, memory_order_relaxed);
     }
     return isa;
+}
+
+#elif COPPICE_ARM
+
+/* NEON is part of every 64-bit Arm. */
+static int highest_isa(void) {
+    return COPPICE_NEON;
 }
 
 #else

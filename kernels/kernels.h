@@ -10,6 +10,10 @@
 #define COPPICE_X86 0
 #endif
 
+#ifndef COPPICE_ARM
+#define COPPICE_ARM 0
+#endif
+
 /* Panels of activations are at most this many pixels wide. */
 #define COPPICE_PANEL_PIXELS 96
 

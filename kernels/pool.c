@@ -8,6 +8,8 @@
 #if COPPICE_X86
 #include <immintrin.h>
 #define RELAX() _mm_pause()
+#elif COPPICE_ARM
+#define RELAX() __asm__ volatile("yield")
 #else
 #define RELAX() ((void)0)
 #endif

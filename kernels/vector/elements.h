@@ -6,6 +6,18 @@
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
+/* `count` lanes, the others zero. */
+ALWAYS_INLINE vector load_part(const float *from, int count) {
+    return count < LANES ? load_tail(from, count) : load(from);
+}
+
+ALWAYS_INLINE void store_part(float *to, int count, vector value) {
+    if (count < LANES)
+        store_tail(to, count, value);
+    else
+        store(to, value);
+}
+
 /* `count` elements of a type from `index` on, the other lanes zero. */
 ALWAYS_INLINE vector load_as(int type, const void *data, int64_t index, int count) {
     switch (type) {
@@ -14,7 +26,7 @@ ALWAYS_INLINE vector load_as(int type, const void *data, int64_t index, int coun
     case COPPICE_BF16:
         return from_bf16(load_halves((const uint16_t *)data + index, count));
     default:
-        return count < LANES ? load_tail((const float *)data + index, count) : load((const float *)data + index);
+        return load_part((const float *)data + index, count);
     }
 }
 
@@ -27,10 +39,7 @@ ALWAYS_INLINE void store_as(int type, void *data, int64_t index, int count, vect
         store_halves((uint16_t *)data + index, count, to_bf16(value));
         break;
     default:
-        if (count < LANES)
-            store_tail((float *)data + index, count, value);
-        else
-            store((float *)data + index, value);
+        store_part((float *)data + index, count, value);
     }
 }
 

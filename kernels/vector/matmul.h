@@ -17,6 +17,9 @@
 #include "matvec.h"
 #include "pack.h"
 
+/* Loops over the registers of a tile are unrolled whole, however long their body: else the sums live in memory. */
+#define COPPICE_UNROLL _Pragma("GCC unroll 20")
+
 /* One slab of a panel, and the bands that pass over it. */
 typedef struct pass {
     const coppice_matmul_args *args;
@@ -30,14 +33,14 @@ typedef struct pass {
     int scaled; /* sums are multiplied by the scales already */
 } pass;
 
-/* What sums of `row` begin with: bias and residual at vector `index` of the panel. */
-ALWAYS_INLINE vector beginning(const pass *p, int64_t row, int index) {
+/* What sums of `row` begin with: bias and residual at vector `index` of the panel, which has `count` lanes. */
+ALWAYS_INLINE vector beginning(const pass *p, int64_t row, int index, int count) {
     const coppice_matmul_args *args = p->args;
     const vector start = args->bias ? broadcast(args->bias[row]) : zero();
     if (!args->residual)
         return start;
     const float *residual = (const float *)args->residual + row * args->residual_stride + p->part.first;
-    return add(start, load_part(residual, p->part, index));
+    return add(start, load_part(residual + index * LANES, count));
 }
 
 /* `rows` rows of each band, from row `row` of the band on, by `vectors` vectors of the panel from vector `offset` on.
@@ -46,15 +49,15 @@ ALWAYS_INLINE vector beginning(const pass *p, int64_t row, int index) {
  * loops. */
 ALWAYS_INLINE void tile(const int rows, const int vectors, const int chains, const int dense, const pass *p,
                         int64_t row, int offset) {
-    enum { most_rows = 16, most_vectors = 10, unroll = 4 };
+    enum { most_rows = 16, most_vectors = 20, unroll = 4 };
     const coppice_weight *weight = &p->args->weight;
     const int64_t height = rows == 1 ? 1 : weight->height, matrix_rows = weight->rows, x_stride = p->from.stride;
     const uint16_t *columns = weight->columns;
     const float *values = p->values + row;
     const float *from = p->from.x + offset * LANES;
     const int64_t stride = p->stride;
-    const panel part = p->part;
     const int in_y = p->in_y, first_slab = p->slab == 0, last_slab = p->slab + 1 == coppice_slabs(weight);
+    const int tail = in_y ? lanes_of(p->part, offset + vectors - 1) : LANES; /* lanes of the last vector */
     const vector lower = broadcast(p->args->lower), upper = broadcast(p->args->upper);
     const uint32_t *starts = dense ? NULL : weight->starts + p->slab * coppice_bands(weight);
     const int64_t width = coppice_slab_width(weight, p->slab);
@@ -63,12 +66,15 @@ ALWAYS_INLINE void tile(const int rows, const int vectors, const int chains, con
     do {                                                                                                               \
         const float *x = from + (dense ? (int64_t)(number) : (int64_t)columns[entry]) * x_stride;                      \
         vector held[most_vectors];                                                                                     \
-        for (int v = 0; v < vectors; v++)                                                                              \
+        COPPICE_UNROLL                                                                                                 \
+        for (int v = 0; v < vectors && rows > 1; v++)                                                                  \
             held[v] = load(x + v * LANES);                                                                             \
+        COPPICE_UNROLL                                                                                                 \
         for (int r = 0; r < rows; r++) {                                                                               \
             const vector value = broadcast(values[r]);                                                                 \
+            COPPICE_UNROLL                                                                                             \
             for (int v = 0; v < vectors; v++)                                                                          \
-                sum[chain][r][v] = multiply_add(value, held[v], sum[chain][r][v]);                                     \
+                sum[chain][r][v] = multiply_add(value, rows > 1 ? held[v] : load(x + v * LANES), sum[chain][r][v]);    \
         }                                                                                                              \
         values += height;                                                                                              \
     } while (0)
@@ -77,16 +83,20 @@ ALWAYS_INLINE void tile(const int rows, const int vectors, const int chains, con
         const int64_t top = band * height + row;
         float *sums = p->sums + top * stride + offset * LANES;
         vector sum[unroll][most_rows][most_vectors];
-        for (int chain = 0; chain < chains; chain++)
-            for (int r = 0; r < rows; r++)
-                for (int v = 0; v < vectors; v++)
+        COPPICE_UNROLL
+        for (int r = 0; r < rows; r++) {
+            const int inside = rows == 1 || top + r < matrix_rows;
+            COPPICE_UNROLL
+            for (int v = 0; v < vectors; v++) {
+                COPPICE_UNROLL
+                for (int chain = 0; chain < chains; chain++)
                     sum[chain][r][v] = zero();
-        for (int r = 0; r < rows; r++)
-            for (int v = 0; v < vectors && (rows == 1 || top + r < matrix_rows); v++)
-                if (!first_slab)
-                    sum[0][r][v] = load_part_of(sums + r * stride, part, offset, v, in_y);
-                else if (in_y)
-                    sum[0][r][v] = beginning(p, top + r, offset + v);
+                if (inside && !first_slab)
+                    sum[0][r][v] = load_part(sums + r * stride + v * LANES, v + 1 < vectors ? LANES : tail);
+                else if (inside && in_y)
+                    sum[0][r][v] = beginning(p, top + r, offset + v, v + 1 < vectors ? LANES : tail);
+            }
+        }
         const size_t first = dense ? coppice_first_entry(weight, p->slab, band) : starts[band];
         const size_t end = dense ? first + (size_t)width : starts[band + 1];
         size_t entry = first;
@@ -98,15 +108,20 @@ ALWAYS_INLINE void tile(const int rows, const int vectors, const int chains, con
         }
         for (; entry < end; entry++)
             ADD_ENTRY(entry, entry - first, 0);
-        for (int r = 0; r < rows; r++)
-            for (int v = 0; v < vectors && (rows == 1 || top + r < matrix_rows); v++) {
+        COPPICE_UNROLL
+        for (int r = 0; r < rows; r++) {
+            COPPICE_UNROLL
+            for (int v = 0; v < vectors; v++) {
                 vector total = sum[0][r][v];
+                COPPICE_UNROLL
                 for (int chain = 1; chain < chains; chain++)
                     total = add(total, sum[chain][r][v]);
                 if (in_y && last_slab)
                     total = minimum(upper, maximum(lower, total));
-                store_part_of(sums + r * stride, part, offset, v, in_y, total);
+                if (rows == 1 || top + r < matrix_rows)
+                    store_part(sums + r * stride + v * LANES, v + 1 < vectors ? LANES : tail, total);
             }
+        }
     }
 #undef ADD_ENTRY
 }

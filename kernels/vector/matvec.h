@@ -31,7 +31,7 @@ ALWAYS_INLINE vector values_at(const int type, const void *values, size_t index,
 /* Sums of one band of `height` rows over one slab, added to sums[pixels][height]. */
 ALWAYS_INLINE void add_band(const int height, const int pixels, const int type, const coppice_weight *weight,
                             int64_t slab, int64_t band, const float *x, float *sums) {
-    enum { most_vectors = 2 };
+    enum { most_vectors = LANES < 16 ? 16 / LANES : 1 };
     const int parts = height < LANES ? LANES / height : 1, vectors = height > LANES ? height / LANES : 1;
     const int chains = pixels * vectors >= few_chains ? 1 : few_chains;
     const size_t first = coppice_first_entry(weight, slab, band), count = coppice_entries(weight, slab, band);

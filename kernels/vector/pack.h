@@ -22,25 +22,6 @@ ALWAYS_INLINE int lanes_of(panel part, int index) {
     return part.tail && index + 1 == part.vectors ? part.tail : LANES;
 }
 
-ALWAYS_INLINE vector load_part(const float *from, panel part, int index) {
-    const int count = lanes_of(part, index);
-    return count < LANES ? load_tail(from + index * LANES, count) : load(from + index * LANES);
-}
-
-/* The same for vector `offset + v` where `from` is at `offset`; whole where `narrow` is 0. */
-ALWAYS_INLINE vector load_part_of(const float *from, panel part, int offset, int v, int narrow) {
-    const int count = lanes_of(part, offset + v);
-    return narrow && count < LANES ? load_tail(from + v * LANES, count) : load(from + v * LANES);
-}
-
-ALWAYS_INLINE void store_part_of(float *to, panel part, int offset, int v, int narrow, vector value) {
-    const int count = lanes_of(part, offset + v);
-    if (narrow && count < LANES)
-        store_tail(to + v * LANES, count, value);
-    else
-        store(to + v * LANES, value);
-}
-
 /* values[first .. first + count] of a narrow type as fp32 in `to`; up to a vector more is written, none more is read.
  */
 static const float *widen(int type, const void *values, size_t first, size_t count, float *to) {
