@@ -17,8 +17,15 @@ typedef struct coppice_band {
     int64_t row_step; /* rows of the band from one window to the next below it */
     int64_t tap_step; /* rows of the band from one tap to the next below it */
     int64_t out_rows; /* output rows of a band; the last one may have fewer */
-    int64_t rows;     /* of x in a band */
+    int64_t rows;     /* of x in a band, and some more, up to the next window, that may be read */
 } coppice_band;
+
+/* A line: the elements of x that it holds are columns `column`, `column` + stride_x, ... and lie from `at` on, which is
+ * a multiple of band_line, in the floats of their row of the band; what they are preceded and followed by is outside of
+ * x. Its taps count from `start`. */
+typedef struct coppice_line {
+    int64_t column, inside, at, start;
+} coppice_line;
 
 /* Which line a tap is read from, and where it begins in it. */
 static inline int64_t coppice_tap_line(const coppice_window *w, int64_t kx) {
@@ -29,21 +36,18 @@ static inline int64_t coppice_tap_offset(const coppice_window *w, int64_t kx) {
     return w->stride_x <= w->kernel_x ? kx * w->dilation_x / w->stride_x : 0;
 }
 
-/* The column of x that a line starts with. */
-static inline int64_t coppice_line_start(const coppice_window *w, int64_t line) {
-    return (w->stride_x <= w->kernel_x ? line : line * w->dilation_x) - w->pad_x;
-}
-
 /* Elements of a line. */
 static inline int64_t coppice_line_length(const coppice_window *w) {
     return w->out_width + coppice_tap_offset(w, w->kernel_x - 1);
 }
 
-/* Floats before a line's first element, so that its first element inside of x is on a cache line. */
-static inline int64_t coppice_line_shift(const coppice_window *w, int64_t line) {
-    const int64_t start = coppice_line_start(w, line);
-    const int64_t before = start < 0 ? (w->stride_x - 1 - start) / w->stride_x : 0;
-    return (band_line - before % band_line) % band_line;
+static inline coppice_line coppice_line_of(const coppice_window *w, const coppice_band *band, int64_t line) {
+    const int64_t first = (w->stride_x <= w->kernel_x ? line : line * w->dilation_x) - w->pad_x;
+    const int64_t length = coppice_line_length(w), gap = first < 0 ? (w->stride_x - 1 - first) / w->stride_x : 0;
+    const int64_t before = gap < length ? gap : length, column = first + before * w->stride_x;
+    const int64_t held = column < w->width ? (w->width - 1 - column) / w->stride_x + 1 : 0;
+    const int64_t at = line * band->pitch + (before + band_line - 1) / band_line * band_line;
+    return (coppice_line){column, held < length - before ? held : length - before, at, at - before};
 }
 
 /* Rows of x under `out_rows` output rows. */
@@ -69,7 +73,7 @@ static inline coppice_band coppice_band_of(const coppice_window *w, int64_t leas
     const int64_t fitting = room > 0 ? room / band.row_step + 1 : 1;
     band.out_rows = fitting > least ? fitting : least;
     band.out_rows = band.out_rows < w->out_height ? band.out_rows : w->out_height;
-    band.rows = coppice_band_rows(w, &band, band.out_rows);
+    band.rows = coppice_band_rows(w, &band, band.out_rows) + band.row_step - 1;
     return band;
 }
 

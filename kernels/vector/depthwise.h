@@ -1,18 +1,15 @@
 /* depthwise for vector registers: one algorithm, compiled once per instruction set.
  *
- * A band of a channel is laid out in scratch (band.h), then tiles of some output rows by one vector run over it. The
- * usual kernels march down the rows of the band: each vector of it is loaded once for all output rows of the tile that
- * it takes part in, and the weights stay in registers. Any other kernel goes tap by tap.
- *
- * Before this file come the vectors of the instruction set and, by what its registers can hold, TILE_CASES, a
- * CASE(rows) for every height of a tile, the tallest first and 1 last. */
+ * A band of a channel is laid out in scratch (band.h). The usual kernels march down it one vector wide: each vector of
+ * the band is loaded once for all output rows that it takes part in, whose sums are held in registers as the weights
+ * are. Any other kernel goes tap by tap. */
 #ifndef COPPICE_VECTOR_DEPTHWISE_H
 #define COPPICE_VECTOR_DEPTHWISE_H
 
 #include "activation.h"
 #include "band.h"
 
-enum { most_rows = 8, most_taps = 5 };
+enum { most_taps = 5, tile_rows = 4 };
 
 /* A band, and the row of the result that is made from it. */
 typedef struct pass {
@@ -22,60 +19,81 @@ typedef struct pass {
     int64_t row, first; /* first: output row of the band's beginning */
 } pass;
 
-/* y at output row `oy` and columns from `ox` on. */
-ALWAYS_INLINE void put(const pass *p, const int plain, int64_t oy, int64_t ox, vector z) {
+/* What a strip of the result one vector wide needs, apart from memory that a store to it might change. */
+typedef struct strip {
+    int type, activation, count;
+    int64_t index, pitch; /* of its first element in y, and elements between its rows */
+    vector bias, lower, upper;
+} strip;
+
+ALWAYS_INLINE strip strip_of(const pass *p, int64_t ox) {
     const coppice_depthwise_args *args = p->args;
     const int64_t width = args->window.out_width, left = width - ox;
-    const int64_t index = p->row * args->y_stride + oy * width + ox;
-    const int count = (int)(left < LANES ? left : LANES);
-    if (plain)
-        store_as(COPPICE_F32, args->y, index, count, finished(COPPICE_CLAMP_ONLY, args->lower, args->upper, z));
-    else
-        store_as(args->type, args->y, index, count, finished(args->activation, args->lower, args->upper, z));
+    return (strip){.type = args->type,
+                   .activation = args->activation,
+                   .count = (int)(left < LANES ? left : LANES),
+                   .index = p->row * args->y_stride + p->first * width + ox,
+                   .pitch = width,
+                   .bias = broadcast(args->bias ? args->bias[p->row] : 0.0f),
+                   .lower = broadcast(args->lower),
+                   .upper = broadcast(args->upper)};
 }
 
-/* `rows` output rows from row `top` of the band on. All but the last two arguments are constants wherever this is
- * called, so that the loops over them unroll and their arrays live in registers. */
-ALWAYS_INLINE void march(const int kernel, const int stride_y, const int rows, const int plain, const pass *p,
-                         int64_t top) {
+/* Sums become row `row` of a strip. plain: fp32, and nothing but clamped. */
+ALWAYS_INLINE void put(const int plain, void *y, const strip *s, int64_t row, vector sum) {
+    const int type = plain ? COPPICE_F32 : s->type, activation = plain ? COPPICE_CLAMP_ONLY : s->activation;
+    store_as(type, y, s->index + row * s->pitch, s->count, finished(activation, s->lower, s->upper, sum));
+}
+
+/* A square kernel. The first three arguments are constants wherever this is called, so that the loops over them unroll
+ * and their arrays live in registers. sum[j] belongs to the output row that began j windows above. */
+ALWAYS_INLINE void march(const int kernel, const int stride, const int plain, const pass *p, int64_t out_rows) {
     const coppice_window *w = &p->args->window;
     const float *weight = p->args->weight + p->row * kernel * kernel;
-    const int64_t row_floats = p->band->lines * p->band->pitch;
-    const vector bias = broadcast(p->args->bias ? p->args->bias[p->row] : 0.0f);
-    const float *taps[most_taps];
-    for (int kx = 0; kx < kernel; kx++)
-        taps[kx] = p->from + top * stride_y * row_floats + tap_of(w, p->band, kx);
+    const int64_t row_floats = p->band->lines * p->band->pitch, width = w->out_width;
+    const int live = (kernel + stride - 1) / stride;
+    void *y = p->args->y;
+    int64_t taps[most_taps];
     vector held[most_taps][most_taps];
+    for (int kx = 0; kx < kernel; kx++)
+        taps[kx] = tap_of(w, p->band, kx);
     for (int ky = 0; ky < kernel; ky++)
         for (int kx = 0; kx < kernel; kx++)
             held[ky][kx] = broadcast(weight[ky * kernel + kx]);
-    for (int64_t ox = 0; ox < w->out_width; ox += LANES) {
-        vector sum[most_rows];
-        for (int r = 0; r < rows; r++)
-            sum[r] = bias;
-        for (int y = 0; y < (rows - 1) * stride_y + kernel; y++)
-            for (int kx = 0; kx < kernel; kx++) {
-                const vector x = load(taps[kx] + y * row_floats + ox);
-                for (int r = 0; r < rows; r++)
-                    if (y >= r * stride_y && y < r * stride_y + kernel)
-                        sum[r] = multiply_add(held[y - r * stride_y][kx], x, sum[r]);
-            }
-        for (int r = 0; r < rows; r++)
-            put(p, plain, p->first + top + r, ox, sum[r]);
+    for (int64_t ox = 0; ox < width; ox += LANES) {
+        const strip s = strip_of(p, ox);
+        const float *from = p->from + ox;
+        vector sum[most_taps];
+        for (int j = 0; j < live; j++)
+            sum[j] = s.bias;
+        for (int64_t row = 1 - live; row < out_rows; row++, from += stride * row_floats) {
+            for (int i = 0; i < stride; i++)
+                for (int kx = 0; kx < kernel; kx++) {
+                    const vector x = in_register(load(from + i * row_floats + taps[kx]));
+                    for (int j = 0; j < live; j++)
+                        if (i + j * stride < kernel)
+                            sum[j] = multiply_add(held[i + j * stride][kx], x, sum[j]);
+                }
+            if (row >= 0)
+                put(plain, y, &s, row, sum[live - 1]);
+            for (int j = live - 1; j > 0; j--)
+                sum[j] = sum[j - 1];
+            sum[0] = s.bias;
+        }
     }
 }
 
-/* The same for a kernel of any size. */
+/* `rows` output rows, a constant, from row `top` of the band on, by a kernel of any size. */
 ALWAYS_INLINE void go_by_taps(const int rows, const pass *p, int64_t top) {
     const coppice_window *w = &p->args->window;
     const coppice_band *band = p->band;
     const int64_t row_floats = band->lines * band->pitch, step = band->row_step * row_floats;
-    const vector bias = broadcast(p->args->bias ? p->args->bias[p->row] : 0.0f);
     for (int64_t ox = 0; ox < w->out_width; ox += LANES) {
         const float *weight = p->args->weight + p->row * w->kernel_y * w->kernel_x;
-        vector sum[most_rows];
+        const strip s = strip_of(p, ox);
+        vector sum[tile_rows];
         for (int r = 0; r < rows; r++)
-            sum[r] = bias;
+            sum[r] = s.bias;
         for (int64_t ky = 0; ky < w->kernel_y; ky++) {
             const float *from = p->from + top * step + ky * band->tap_step * row_floats + ox;
             for (int64_t kx = 0; kx < w->kernel_x; kx++) {
@@ -86,21 +104,8 @@ ALWAYS_INLINE void go_by_taps(const int rows, const pass *p, int64_t top) {
             }
         }
         for (int r = 0; r < rows; r++)
-            put(p, 0, p->first + top + r, ox, sum[r]);
+            put(0, p->args->y, &s, top + r, sum[r]);
     }
-}
-
-/* The tallest tiles that fit, from the top of the band down. kernel 0: any. */
-ALWAYS_INLINE void run_tiles(const int kernel, const int stride_y, const int plain, const pass *p, int64_t out_rows) {
-    int64_t top = 0;
-#define CASE(rows)                                                                                                     \
-    for (; out_rows - top >= rows; top += rows)                                                                        \
-        if (kernel)                                                                                                    \
-            march(kernel, stride_y, rows, plain, p, top);                                                              \
-        else                                                                                                           \
-            go_by_taps(rows, p, top);
-    TILE_CASES
-#undef CASE
 }
 
 static void run_band(const pass *p, int64_t out_rows) {
@@ -110,9 +115,9 @@ static void run_band(const pass *p, int64_t out_rows) {
 #define KERNEL(kernel, stride)                                                                                         \
     if (square && w->kernel_y == kernel && w->stride_y == stride) {                                                    \
         if (plain)                                                                                                     \
-            run_tiles(kernel, stride, 1, p, out_rows);                                                                 \
+            march(kernel, stride, 1, p, out_rows);                                                                     \
         else                                                                                                           \
-            run_tiles(kernel, stride, 0, p, out_rows);                                                                 \
+            march(kernel, stride, 0, p, out_rows);                                                                     \
         return;                                                                                                        \
     }
     KERNEL(3, 1)
@@ -120,7 +125,11 @@ static void run_band(const pass *p, int64_t out_rows) {
     KERNEL(5, 1)
     KERNEL(5, 2)
 #undef KERNEL
-    run_tiles(0, 0, 0, p, out_rows);
+    int64_t top = 0;
+    for (; out_rows - top >= tile_rows; top += tile_rows)
+        go_by_taps(tile_rows, p, top);
+    for (; top < out_rows; top++)
+        go_by_taps(1, p, top);
 }
 
 static int64_t source_of(const coppice_depthwise_args *args, int64_t row) {
@@ -140,6 +149,7 @@ static void depthwise_vectors(const coppice_depthwise_args *args) {
     const coppice_band band = coppice_band_of(w, COPPICE_DEPTHWISE_ROWS);
     float *room = aligned(args->work.scratch);
     pass p = {.args = args, .band = &band, .from = room};
+    clear_band(&band, 0.0f, room);
     for (int64_t row = by_rows ? rows * share / shares : 0, next; row < end_row; row = next) {
         const int64_t source = source_of(args, row);
         for (next = row + 1; next < end_row && source_of(args, next) == source;)

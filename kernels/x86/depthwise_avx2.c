@@ -1,7 +1,5 @@
-/* depthwise for AVX2, FMA and F16C: sixteen registers. */
+/* depthwise for AVX2, FMA and F16C. */
 #include "avx2.h"
-
-#define TILE_CASES CASE(4) CASE(2) CASE(1)
 
 #include "../vector/depthwise.h"
 

@@ -1,7 +1,5 @@
-/* depthwise for AVX-512: thirty-two registers. */
+/* depthwise for AVX-512. */
 #include "avx512.h"
-
-#define TILE_CASES CASE(7) CASE(4) CASE(2) CASE(1)
 
 #include "../vector/depthwise.h"
 
