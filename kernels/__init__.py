@@ -6,11 +6,14 @@
 The C side is described by ``abi.h``; layouts, ranges and measured speed by ``docs/kernels.md``.
 """
 
+from coppice.kernels._activations import ACTIVATIONS
+from coppice.kernels._depthwise import depthwise
 from coppice.kernels._errors import IsaError, KernelError, KernelsUnavailable
-from coppice.kernels._matmul import ACTIVATIONS, Window, bind, matmul
+from coppice.kernels._matmul import bind, matmul
 from coppice.kernels._pool import Pool
 from coppice.kernels._variants import Status, Variant, isa, status, variants
 from coppice.kernels._weight import Weight
+from coppice.kernels._window import Window
 
 __all__ = [
     "ACTIVATIONS",
@@ -23,6 +26,7 @@ __all__ = [
     "Weight",
     "Window",
     "bind",
+    "depthwise",
     "isa",
     "matmul",
     "status",

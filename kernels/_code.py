@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from coppice.kernels._call import address, type_number
 from coppice.kernels._errors import KernelError
 from coppice.kernels._load import Library, load
-from coppice.kernels._types import TYPES, Array
 
 if TYPE_CHECKING:
     from coppice.kernels._weight import Weight
@@ -36,12 +36,8 @@ class Code:
 def held_by_c(library: Library, weight: Weight, held: Any) -> None:
     """Fill ``coppice_weight`` ``held`` with bare addresses of what ``weight`` keeps alive."""
     c = library.c
-
-    def address(array: Array | None) -> Any:
-        return library.ffi.NULL if array is None else library.ffi.cast("void *", array.ctypes.data)
-
     held.layout = c.COPPICE_DENSE if weight.starts is None else c.COPPICE_SPARSE
-    held.type = list(TYPES).index(weight.type)
+    held.type = type_number(weight.type)
     held.rows, held.cols, held.slab, held.height = weight.rows, weight.cols, weight.slab, weight.height
     held.entries = weight.entries
     held.starts, held.columns, held.values = address(weight.starts), address(weight.columns), address(weight.values)

@@ -4,63 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf, isnan
 from typing import Any
 
-import numpy as np
-
+from coppice.kernels._activations import Activation, activation_of
 from coppice.kernels._buffers import Buffer, buffer, empty_like
+from coppice.kernels._call import address, bind_c, refuse_overlap, shaped, type_number
 from coppice.kernels._code import held_by_c
 from coppice.kernels._errors import KernelError
 from coppice.kernels._load import load
 from coppice.kernels._pool import Pool
-from coppice.kernels._types import TYPES
 from coppice.kernels._variants import Variant, pick
 from coppice.kernels._weight import Weight
+from coppice.kernels._window import Window, fill_window
 
-#: Activations: the number that ``abi.h`` gives them, and the bounds that their result is clamped to.
-ACTIVATIONS: dict[str, tuple[int, float, float]] = {
-    "none": (0, -inf, inf),
-    "relu": (0, 0.0, inf),
-    "relu6": (0, 0.0, 6.0),
-    "hardswish": (1, -inf, inf),
-    "sigmoid": (2, -inf, inf),
-    "silu": (3, -inf, inf),
-    "gelu": (4, -inf, inf),
-}
-
-Activation = str | tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Window:
-    """How a convolution walks over its input, each as (vertical, horizontal).
-
-    The columns are those of ``weight.flatten(1)`` of a torch convolution: (channel, ky, kx). ``padding`` is the
-    number of zeros before the first row and column; there are as many after the last, unless ``after`` says otherwise.
-    """
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    after: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        for name, least in (("kernel", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
-            if not all(least <= n < 1 << 31 for n in getattr(self, name)):
-                remedy = f"give two integers from {least} on"
-                raise KernelError(f"{getattr(self, name)}", place=f"Window.{name}", remedy=remedy)
-
-    def out(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the result for so many of the input; 0 where the kernel does not fit."""
-        after = self.padding if self.after is None else self.after
-        sizes = []
-        for axis, size in enumerate((height, width)):
-            reach = self.dilation[axis] * (self.kernel[axis] - 1) + 1
-            room = size + self.padding[axis] + after[axis] - reach
-            sizes.append(room // self.stride[axis] + 1 if room >= 0 else 0)
-        return sizes[0], sizes[1]
+_REMEDY = "x is [cols, pixels], out and residual [rows, pixels] of x's type, bias float32 [rows]"
 
 
 def matmul(
@@ -123,19 +80,16 @@ def bind(
     dimensions = 2 if window is None else 3
     inputs, outputs = buffer("x", x, dimensions), buffer("out", out, dimensions, packed=window is not None)
     shape = _out_shape(_checked(weight), inputs, window)
-    _shaped("out", outputs, shape, inputs.type)
-    biases = None if bias is None else _shaped("bias", buffer("bias", bias, 1), (weight.rows,), "float32")
+    shaped("out", outputs, shape, inputs.type, _REMEDY)
+    biases = None
+    if bias is not None:
+        biases = shaped("bias", buffer("bias", bias, 1), (weight.rows,), "float32", _REMEDY)
     residuals = None
     if residual is not None:
         residuals = buffer("residual", residual, dimensions, packed=window is not None)
-        _shaped("residual", residuals, shape, inputs.type)
-    if not outputs.array.flags.writeable:
-        raise KernelError("it is read-only", place="out", remedy="pass a writable array, or none")
-    for name, other in (("x", inputs), ("bias", biases), ("residual", residuals)):
-        same = name == "residual" and other is not None and other.same_as(outputs)
-        if other is not None and not same and np.shares_memory(outputs.array, other.array):
-            raise KernelError(f"it overlaps {name}", place="out", remedy="pass an array of its own, or none")
-    job = Job(weight, inputs, window, outputs, biases, residuals, *_activation(activation))
+        shaped("residual", residuals, shape, inputs.type, _REMEDY)
+    refuse_overlap(outputs, {"x": inputs, "bias": biases, "residual": residuals}, in_place=("residual",))
+    job = Job(weight, inputs, window, outputs, biases, residuals, *activation_of(activation))
     chosen = pick("matmul", variant)
     if chosen.index < 0:
         return _bind_numba(job)
@@ -160,51 +114,22 @@ class Job:
 def _bind_c(variant: Variant, job: Job, pool: Pool | None) -> Callable[[], None]:
     library = load()
     ffi, c = library.ffi, library.c
-
-    def address(array: Any) -> Any:
-        return ffi.NULL if array is None else ffi.cast("void *", array.ctypes.data)
-
     args = ffi.new("coppice_matmul_args *")
     held_by_c(library, job.weight, args.weight)
-    args.type = list(TYPES).index(job.x.type)
-    args.x, args.y = address(job.x.array), address(job.out.array)
+    args.type = type_number(job.x.type)
+    args.x, args.y = address(job.x), address(job.out)
     args.pixels, args.y_stride = job.out.pixels, job.out.stride
-    window = None if job.window is None else _window(ffi, job.window, job.x, job.out)
-    if window is None:
+    window = None
+    if job.window is None:
         args.x_stride = job.x.stride
     else:
-        args.window = window
-    args.bias = ffi.NULL if job.bias is None else address(job.bias.array)
+        window = args.window = ffi.new("coppice_window *")
+        fill_window(window, job.window, job.x, job.out)
+    args.bias = address(job.bias)
     if job.residual is not None:
-        args.residual, args.residual_stride = address(job.residual.array), job.residual.stride
+        args.residual, args.residual_stride = address(job.residual), job.residual.stride
     args.activation, args.lower, args.upper = job.activation, job.lower, job.upper
-    threads = 1 if pool is None else pool.threads
-    scratch = np.empty(max(0, c.coppice_matmul_scratch(args)) * threads, np.uint8)
-    args.work.shares, args.work.scratch, args.work.scratch_bytes = 1, address(scratch), scratch.nbytes
-    buffers = (job, scratch, window)
-    run, index = c.coppice_variant_run, variant.index
-
-    def call(_alive: object = buffers) -> None:  # args holds bare addresses
-        status = run(index, args) if pool is None else pool.run(index, args)
-        if status:
-            remedy = "report this: the arguments should have been refused earlier"
-            raise KernelError(library.status_text(status), place=f"matmul {variant.name}", remedy=remedy)
-
-    return call
-
-
-def _window(ffi: Any, window: Window, x: Buffer, out: Buffer) -> Any:
-    channels, height, width = x.array.shape
-    held = ffi.new("coppice_window *")
-    held.channels, held.height, held.width = channels, height, width
-    held.row_stride = max(width, x.steps[1])
-    held.channel_stride = max(x.steps[0], max(0, height - 1) * held.row_stride + width)
-    held.kernel_y, held.kernel_x = window.kernel
-    held.stride_y, held.stride_x = window.stride
-    held.dilation_y, held.dilation_x = window.dilation
-    held.pad_y, held.pad_x = window.padding
-    held.out_height, held.out_width = out.array.shape[1:]
-    return held
+    return bind_c(variant, args, c.coppice_matmul_scratch(args), pool, job, window)
 
 
 def _bind_numba(job: Job) -> Callable[[], None]:
@@ -223,7 +148,7 @@ def _checked(weight: Any) -> Weight:
 def _out_shape(weight: Weight, x: Buffer, window: Window | None) -> tuple[int, ...]:
     """Of ``out``; refuses an x that does not meet the weight."""
     if window is None:
-        _shaped("x", x, (weight.cols, x.array.shape[1]), x.type)
+        shaped("x", x, (weight.cols, x.array.shape[1]), x.type, _REMEDY)
         return weight.rows, x.array.shape[1]
     channels, height, width = x.array.shape
     columns = channels * window.kernel[0] * window.kernel[1]
@@ -232,24 +157,3 @@ def _out_shape(weight: Weight, x: Buffer, window: Window | None) -> tuple[int, .
         remedy = "x is [channels, height, width], the weight [rows, channels * kernel]"
         raise KernelError(fact, place="x", remedy=remedy)
     return weight.rows, *window.out(height, width)
-
-
-def _shaped(name: str, held: Buffer, shape: tuple[int, ...], kind: str) -> Buffer:
-    if held.array.shape != shape or held.type != kind:
-        fact = f"it is {held.type} {list(held.array.shape)}, the other arguments ask for {kind} {list(shape)}"
-        remedy = "x is [cols, pixels], out and residual [rows, pixels] of x's type, bias float32 [rows]"
-        raise KernelError(fact, place=name, remedy=remedy)
-    return held
-
-
-def _activation(activation: Activation) -> tuple[int, float, float]:
-    if isinstance(activation, str):
-        if activation in ACTIVATIONS:
-            return ACTIVATIONS[activation]
-        remedy = f"use one of {', '.join(ACTIVATIONS)}, or (lower, upper)"
-        raise KernelError(f"there is no {activation!r}", place="activation", remedy=remedy)
-    lower, upper = activation
-    if isnan(lower) or isnan(upper) or lower > upper:
-        fact = f"{lower} .. {upper} is not a range"
-        raise KernelError(fact, place="activation", remedy="give the lower bound first")
-    return 0, lower, upper

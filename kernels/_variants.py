@@ -9,6 +9,8 @@ from coppice.kernels import _env
 from coppice.kernels._errors import IsaError, KernelsUnavailable
 from coppice.kernels._load import Library, load
 
+PRIMITIVES = ("matmul", "depthwise")
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -68,8 +70,8 @@ def variants() -> list[Variant]:
             library.c.coppice_variant_info(index, info)
             primitive, name = library.text(info.primitive), library.text(info.name)
             found.append(Variant(primitive, name, names[info.isa], bool(info.available), index))
-    found.append(Variant("matmul", "numba", "numba", find_spec("numba") is not None, -1))
-    return found
+    numba = find_spec("numba") is not None
+    return found + [Variant(primitive, "numba", "numba", numba, -1) for primitive in PRIMITIVES]
 
 
 def pick(primitive: str, name: str | None) -> Variant:

@@ -21,8 +21,8 @@ extern "C" {
 
 /* cdef begin */
 
-/* Raised by one whenever a declaration below changes its meaning or its size. */
-#define COPPICE_ABI_VERSION 2
+/* Raised by one whenever a declaration below is added, or changes its meaning or its size. */
+#define COPPICE_ABI_VERSION 3
 
 /* What every function returns: zero, or one of the negative values. Nothing is written to y unless it is COPPICE_OK. */
 typedef enum coppice_status {
@@ -45,7 +45,8 @@ typedef enum coppice_status {
     COPPICE_SHARE = -16,           /* share is not in 0 .. shares - 1 */
     COPPICE_THREADS = -17,         /* the number of threads is not in 1 .. 256, or the system gives no more threads */
     COPPICE_BUSY = -18,            /* the pool is at work for another thread, or for a call of its own */
-    COPPICE_CODE = -19             /* the code was not written for this weight by this library */
+    COPPICE_CODE = -19,            /* the code was not written for this weight by this library */
+    COPPICE_CHANNELS = -20         /* a row of the result has no channel of x */
 } coppice_status;
 
 /* Instruction sets. Each architecture has its own list, in which a higher number includes the lower ones; the library
@@ -151,6 +152,29 @@ typedef struct coppice_matmul_args {
     float upper;
 } coppice_matmul_args;
 
+/* The convolution of each channel by kernels of its own: y[rows][out_height * out_width] =
+ *
+ *   clamp(activation(sum over ky, kx of weight[row][ky][kx] * x[source][..][..] + bias[row]))
+ *
+ * with the places in x as coppice_window has them and source = sources[row], or row itself where sources is NULL and
+ * there are as many rows as channels. Several rows may have one source (a depth multiplier), quickest where they stand
+ * side by side. Sums are fp32; the epilogue is that of matmul. y overlaps nothing. */
+typedef struct coppice_depthwise_args {
+    coppice_work work;
+    coppice_window window;
+    int32_t type; /* of x and y: COPPICE_F32, COPPICE_F16 or COPPICE_BF16 */
+    int32_t activation;
+    int64_t rows;
+    const int32_t *sources; /* [rows], each in 0 .. channels - 1, or NULL */
+    const float *weight;    /* [rows][kernel_y][kernel_x] */
+    const float *bias;      /* [rows], or NULL */
+    const void *x;
+    void *y;
+    int64_t y_stride;
+    float lower;
+    float upper;
+} coppice_depthwise_args;
+
 /* One implementation of a primitive. Strings live as long as the library. */
 typedef struct coppice_variant {
     const char *primitive; /* "matmul" */
@@ -190,6 +214,10 @@ COPPICE_API int64_t coppice_matmul_scratch(const coppice_matmul_args *args);
 
 /* Runs the best available variant. */
 COPPICE_API int32_t coppice_matmul(const coppice_matmul_args *args);
+
+/* The same for the convolution of each channel by itself. */
+COPPICE_API int64_t coppice_depthwise_scratch(const coppice_depthwise_args *args);
+COPPICE_API int32_t coppice_depthwise(const coppice_depthwise_args *args);
 
 /* All variants of all primitives: numbers 0 .. count - 1, within a primitive from the reference to the fastest. */
 COPPICE_API int32_t coppice_variant_count(void);

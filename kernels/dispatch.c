@@ -115,6 +115,10 @@ int32_t coppice_matmul(const coppice_matmul_args *args) {
     return run_best("matmul", args);
 }
 
+int32_t coppice_depthwise(const coppice_depthwise_args *args) {
+    return run_best("depthwise", args);
+}
+
 int32_t coppice_variant_count(void) {
     return row_count;
 }
@@ -208,6 +212,8 @@ const char *coppice_status_text(int32_t status) {
         return "the pool is at work for another thread, or for a call of its own";
     case COPPICE_CODE:
         return "the code was not written for this weight by this library";
+    case COPPICE_CHANNELS:
+        return "a row of the result has no channel of x";
     default:
         return "unknown status";
     }

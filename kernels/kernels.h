@@ -29,6 +29,9 @@
 /* Panels in scratch start on a cache line. */
 #define COPPICE_SCRATCH_ALIGNMENT 64
 
+/* The band of depthwise in scratch holds so many output rows at least. */
+#define COPPICE_DEPTHWISE_ROWS 8
+
 /* The widest slab: columns are stored in 16 bits. */
 #define COPPICE_SLAB_MAX 65536
 
@@ -45,6 +48,9 @@ size_t coppice_args_size(int32_t variant);
 
 /* Everything about the arguments but the entries of the weight. */
 int32_t coppice_matmul_check(const coppice_matmul_args *args);
+
+/* Everything about the arguments, sources included. */
+int32_t coppice_depthwise_check(const coppice_depthwise_args *args);
 
 /* Slabs and bands of a matrix whose sizes are valid. There is at least one slab, so that the epilogue always runs. */
 static inline int64_t coppice_slabs(const coppice_weight *weight) {

@@ -25,6 +25,12 @@ static inline void store(float *to, vector value) {
     vst1q_f32(to, value);
 }
 
+/* The same value, read from memory once. */
+static inline vector in_register(vector value) {
+    __asm__("" : "+w"(value));
+    return value;
+}
+
 /* `count` in 1 .. 3, here and below. */
 static inline vector load_tail(const float *from, int count) {
     const float32x2_t none = vdup_n_f32(0);

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from math import erf, sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +11,12 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from coppice.kernels._types import narrowed, widened
+from coppice.kernels.numba.common import activated, taps
 
 if TYPE_CHECKING:
-    from coppice.kernels._matmul import Job, Window
+    from coppice.kernels._matmul import Job
     from coppice.kernels._weight import Weight
+    from coppice.kernels._window import Window
 
 #: Pixels a row is extended by at a time: a slab of 192 columns of them fits the second-level cache.
 PANEL = 512
@@ -40,21 +41,13 @@ def run(job: Job) -> None:
             sums += job.bias.array.reshape(column)
         if job.residual is not None:
             sums += widened(job.residual.array, job.residual.type)
-        out[...] = narrowed(np.clip(_activated(sums, job.activation), job.lower, job.upper), job.out.type)
+        out[...] = narrowed(np.clip(activated(sums, job.activation), job.lower, job.upper), job.out.type)
 
 
 def _windows(x: Float, window: Window, height: int, width: int) -> Float:
     """[channels * kernel, height * width]: the columns laid out, which the C kernels never do as a whole."""
-    channels, rows, columns = x.shape
-    (ky, kx), (sy, sx), (dy, dx), (py, px) = window.kernel, window.stride, window.dilation, window.padding
-    wide = np.zeros(
-        (channels, max(rows + py, (height - 1) * sy + (ky - 1) * dy + 1),
-         max(columns + px, (width - 1) * sx + (kx - 1) * dx + 1)), np.float32
-    )  # fmt: skip
-    wide[:, py : py + rows, px : px + columns] = x
-    c, r, s = wide.strides
-    view = as_strided(wide, (channels, ky, kx, height, width), (c, r * dy, s * dx, r * sy, s * sx))
-    return np.ascontiguousarray(view).reshape(channels * ky * kx, height * width)
+    view = taps(x, window, height, width)
+    return np.ascontiguousarray(view).reshape(-1, height * width)
 
 
 def _products(weight: Weight, x: Float) -> Float:
@@ -74,22 +67,6 @@ def _products(weight: Weight, x: Float) -> Float:
             _compiled()(weight.bands, weight.slabs, starts, column, values[row], x.shape[1], _flat(x), _pitch(x),
                         _flat(sums[row:]), weight.height * sums.shape[1])  # fmt: skip
     return sums[: weight.rows]
-
-
-def _activated(z: Float, activation: int) -> Float:
-    """By the number that ``abi.h`` gives them."""
-    if activation == 1:
-        gate: Float = np.clip(z / np.float32(6) + np.float32(0.5), np.float32(0), np.float32(1))
-        return z * gate
-    if activation == 2:
-        sigmoid: Float = np.reciprocal(np.float32(1) + np.exp(-z))
-        return sigmoid
-    if activation == 3:
-        silu: Float = np.divide(z, np.float32(1) + np.exp(-z), dtype=np.float32)
-        return silu
-    if activation == 4:
-        return _gelu()(z)
-    return z
 
 
 def _pitch(array: Float) -> int:
@@ -147,15 +124,4 @@ def _compiled() -> Callable[..., None]:
 
     # Contraction is the one relaxation that leaves NaN and infinities alone.
     compiled: Callable[..., None] = numba.njit(fastmath={"contract"}, nogil=True, error_model="numpy")(_add_products)
-    return compiled
-
-
-@lru_cache(maxsize=1)
-def _gelu() -> Callable[[Float], Float]:
-    import numba
-
-    def exact(z: float) -> float:
-        return z * 0.5 * (1.0 + erf(z * sqrt(0.5)))
-
-    compiled: Callable[[Float], Float] = numba.vectorize(["float32(float32)"])(exact)
     return compiled

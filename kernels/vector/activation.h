@@ -55,10 +55,10 @@ static inline vector activate(int activation, vector z) {
 }
 
 /* clamp(activation(z)); in this order the bounds let NaN through. */
-static inline vector finished(int activation, float lower, float upper, vector z) {
+static inline vector finished(int activation, vector lower, vector upper, vector z) {
     if (activation != COPPICE_CLAMP_ONLY)
         z = activate(activation, z);
-    return minimum(broadcast(upper), maximum(broadcast(lower), z));
+    return minimum(upper, maximum(lower, z));
 }
 
 #endif

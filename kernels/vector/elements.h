@@ -64,16 +64,16 @@ ALWAYS_INLINE vector load_alternate(const int type, const void *x, int64_t index
     return even_lanes(low, load_as(type, x, index + LANES, (int)(second < LANES ? second : LANES)));
 }
 
-/* to[count] = elements start, start + step, ... of a row of x that has `width`, `outside` where it has none. What is
- * written past `count` is at most a vector. */
+/* to[count] = elements start, start + step, ... of a row of x that has `width`, zero outside of it. What is written
+ * past `count` is at most a vector. */
 ALWAYS_INLINE void copy_run(const int type, const void *x, int64_t row, int64_t width, int64_t start, int64_t step,
-                            int64_t count, float outside, float *to) {
+                            int64_t count, float *to) {
     int64_t before = start < 0 ? (-start + step - 1) / step : 0;
     before = before < count ? before : count;
     const int64_t left = width - (start + before * step);
     int64_t inside = left > 0 ? (left + step - 1) / step : 0;
     inside = inside < count - before ? inside : count - before;
-    fill(to, before, outside);
+    fill(to, before, 0.0f);
     const int64_t first = row + start + before * step, last = first + (inside - 1) * step;
     if (step == 1)
         for (int64_t i = 0; i < inside; i += LANES)
@@ -84,7 +84,7 @@ ALWAYS_INLINE void copy_run(const int type, const void *x, int64_t row, int64_t 
     else
         for (int64_t i = 0; i < inside; i++)
             to[before + i] = coppice_load(type, x, first + i * step);
-    fill(to + before + inside, count - before - inside, outside);
+    fill(to + before + inside, count - before - inside, 0.0f);
 }
 
 #endif

@@ -188,6 +188,7 @@ static void finish(const pass *p) {
     const coppice_matmul_args *args = p->args;
     const coppice_weight *weight = &args->weight;
     const panel part = p->part;
+    const vector lower = broadcast(args->lower), upper = broadcast(args->upper);
     const int64_t end = p->end_band * weight->height < weight->rows ? p->end_band * weight->height : weight->rows;
     for (int64_t row = p->first_band * weight->height; row < end; row++) {
         const float scale = weight->scales && !p->scaled ? weight->scales[row] : 1.0f;
@@ -199,7 +200,7 @@ static void finish(const pass *p) {
             vector z = multiply_add(broadcast(scale), load(sums + v * LANES), broadcast(bias));
             if (args->residual)
                 z = add(z, load_as(args->type, args->residual, row * args->residual_stride + place, count));
-            z = finished(args->activation, args->lower, args->upper, z);
+            z = finished(args->activation, lower, upper, z);
             store_as(args->type, args->y, row * args->y_stride + place, count, z);
         }
     }

@@ -78,7 +78,7 @@ ALWAYS_INLINE void copy_windows(const int type, const coppice_matmul_args *args,
                 fill(to + done, run, 0.0f);
             else
                 copy_run(type, args->x, channel * w->channel_stride + y * w->row_stride, w->width, x, w->stride_x, run,
-                         0.0f, to + done);
+                         to + done);
             done += run;
         }
         fill(to + pixels, stride - pixels, 0.0f);

@@ -24,6 +24,13 @@ static inline void store(float *to, vector value) {
     _mm256_storeu_ps(to, value);
 }
 
+/* The same value, read from memory once: compilers would rather give each instruction that uses it a load of its own.
+ */
+static inline vector in_register(vector value) {
+    __asm__("" : "+x"(value));
+    return value;
+}
+
 /* The first `count` lanes. */
 static inline __m256i lanes(int count) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -124,6 +131,11 @@ static inline vector absolute(vector a) {
 /* b where a < 0, else c. */
 static inline vector where_negative(vector a, vector b, vector c) {
     return _mm256_blendv_ps(c, b, _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_LT_OQ));
+}
+
+/* The first `count` lanes of a, the others of b. */
+static inline vector first_lanes(int count, vector a, vector b) {
+    return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(lanes(count)));
 }
 
 /* Lanes 0, 2, 4, ... of a and then of b. */

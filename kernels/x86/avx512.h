@@ -23,6 +23,13 @@ static inline void store(float *to, vector value) {
     _mm512_storeu_ps(to, value);
 }
 
+/* The same value, read from memory once: compilers would rather give each instruction that uses it a load of its own.
+ */
+static inline vector in_register(vector value) {
+    __asm__("" : "+v"(value));
+    return value;
+}
+
 /* The first `count` lanes. */
 static inline __mmask16 lanes(int count) {
     return (__mmask16)((1u << count) - 1);
@@ -110,6 +117,11 @@ static inline vector absolute(vector a) {
 /* b where a < 0, else c. */
 static inline vector where_negative(vector a, vector b, vector c) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_LT_OQ), c, b);
+}
+
+/* The first `count` lanes of a, the others of b. */
+static inline vector first_lanes(int count, vector a, vector b) {
+    return _mm512_mask_blend_ps(lanes(count), b, a);
 }
 
 /* Lanes 0, 2, 4, ... of a and then of b. */

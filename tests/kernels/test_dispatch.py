@@ -18,7 +18,7 @@ REPORT = """
 import numpy
 from coppice import kernels
 kernels.matmul(kernels.Weight.sparse(numpy.eye(4, dtype=numpy.float32)), numpy.ones((4, 9), numpy.float32))
-print(kernels.isa(), *(v.name for v in kernels.variants() if v.available))
+print(kernels.isa(), *(v.name for v in kernels.variants() if v.available and v.primitive == "matmul"))
 """
 
 
@@ -60,7 +60,7 @@ def test_isa_masks_downwards(python: Python, isa: str) -> None:
     assert done.returncode == 0, done.stderr
     active, *available = done.stdout.split()
     assert active == isa
-    rows = [variant for variant in kernels.variants() if variant.index >= 0]
+    rows = [variant for variant in kernels.variants() if variant.primitive == "matmul" and variant.index >= 0]
     allowed = usable[: usable.index(isa) + 1]
     assert available == [*(row.name for row in rows if row.isa in allowed), "numba"]
 
@@ -80,7 +80,8 @@ def test_empty_isa_is_unset(python: Python) -> None:
 
 
 def test_a_masked_variant_says_so(python: Python) -> None:
-    fastest = [variant for variant in kernels.variants() if variant.available and variant.index >= 0][-1]
+    rows = [variant for variant in kernels.variants() if variant.primitive == "matmul" and variant.index >= 0]
+    fastest = [variant for variant in rows if variant.available][-1]
     code = REPORT.replace("numpy.float32))\n", f"numpy.float32), variant={fastest.name!r})\n")
     done = python(code, COPPICE_ISA="generic")
     assert (done.returncode == 0) == (fastest.isa == "generic")
@@ -95,7 +96,7 @@ def test_importing_the_kernels_is_light(python: Python) -> None:
 
 @pytest.mark.usefixtures("no_library")
 def test_without_the_library_numba_takes_over() -> None:
-    assert names(kernels.variants()) == ["numba"]
+    assert set(names(kernels.variants())) == {"numba"}
     status = kernels.status()
     assert not status.library
     assert status.isa == kernels.isa() == "numba"
@@ -123,11 +124,11 @@ def test_without_library_and_numba(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_abi_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     original = _load.declarations
     _load.load.cache_clear()
-    monkeypatch.setattr(_load, "declarations", lambda text: original(text.replace("ABI_VERSION 2", "ABI_VERSION 999")))
-    with pytest.raises(kernels.KernelsUnavailable, match="version 2, the package expects 999"):
+    monkeypatch.setattr(_load, "declarations", lambda text: original(text.replace("ABI_VERSION 3", "ABI_VERSION 999")))
+    with pytest.raises(kernels.KernelsUnavailable, match="version 3, the package expects 999"):
         _load.load()
     monkeypatch.undo()
-    assert _load.load().c.coppice_abi_version() == 2
+    assert _load.load().c.coppice_abi_version() == 3
 
 
 def test_a_file_that_is_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from coppice import kernels
 from coppice.kernels import ACTIVATIONS, Pool, Weight, Window, matmul
 
-VARIANTS = [variant.name for variant in kernels.variants() if variant.available]
+VARIANTS = [variant.name for variant in kernels.variants() if variant.primitive == "matmul" and variant.available]
 EPSILON = float(np.finfo(np.float32).eps)
 
 Array = NDArray[np.float32]

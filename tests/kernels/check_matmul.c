@@ -1,0 +1,509 @@
+/* The check of matmul, its weights and its threads. */
+#define _DEFAULT_SOURCE /* mmap of no file, and POSIX */
+#include "check.h"
+
+#include <sys/mman.h>
+#include <time.h>
+
+static coppice_weight random_weight(coppice_weight w, double density) {
+    const int64_t slabs = w.cols > w.slab ? ceiling(w.cols, w.slab) : 1, bands = ceiling(w.rows, w.height);
+    const int dense = w.layout == COPPICE_DENSE;
+    uint32_t *starts = allocate((size_t)(slabs * bands + 1) * sizeof *starts);
+    uint16_t *columns = allocate((size_t)(bands * w.cols) * sizeof *columns);
+    starts[0] = 0;
+    w.entries = 0;
+    for (int64_t list = 0; list < slabs * bands; list++) {
+        const int64_t first = list / bands * w.slab;
+        for (int64_t column = first; column < w.cols && column < first + w.slab; column++)
+            if (dense || random_bits() < density * 4294967296.0)
+                columns[w.entries++] = (uint16_t)(column - first);
+        starts[list + 1] = (uint32_t)w.entries;
+    }
+    w.values = random_elements(w.type, w.entries * w.height, 0);
+    w.starts = starts, w.columns = columns;
+    if (w.type == COPPICE_I8 || random_below(4) == 0) {
+        float *scales = allocate((size_t)w.rows * sizeof *scales);
+        for (int64_t row = 0; row < w.rows; row++)
+            scales[row] = (float)(1 + random_below(8)) / 1024;
+        w.scales = scales;
+    }
+    return w;
+}
+
+/* A dense weight has no lists, which the library must not need; what they would say is kept for the reference. */
+static coppice_weight without_lists(coppice_weight weight) {
+    if (weight.layout == COPPICE_DENSE)
+        weight.starts = NULL, weight.columns = NULL;
+    return weight;
+}
+
+static void free_weight(coppice_weight *weight) {
+    free((void *)weight->starts);
+    free((void *)weight->columns);
+    free((void *)weight->values);
+    free((void *)weight->scales);
+}
+
+/* --- one problem, all variants -------------------------------------------------------------------------------------
+ */
+
+typedef struct problem {
+    int64_t rows, cols, pixels, slab; /* cols and pixels are of the window where there is one */
+    double density;
+    int64_t height; /* of the bands; 0: dense, in bands of 4, 8 or 16 */
+    int32_t weight_type, type, activation;
+    int special; /* some infinities and NaN in x */
+    const coppice_window *window;
+} problem;
+
+/* A problem made concrete: arguments and output. */
+typedef struct trial {
+    coppice_matmul_args args;
+    coppice_weight lists;
+    char *x, *residual;
+    float *bias;
+    int64_t x_offset;
+    output y;
+} trial;
+
+static double x_at(const coppice_matmul_args *args, int64_t column, int64_t pixel) {
+    const coppice_window *w = args->window;
+    if (!w)
+        return get(args->type, args->x, column * args->x_stride + pixel);
+    const int64_t channel = column / (w->kernel_y * w->kernel_x);
+    int64_t y, x;
+    if (!window_place(w, pixel, column % (w->kernel_y * w->kernel_x), &y, &x))
+        return 0;
+    return get(args->type, args->x, channel * w->channel_stride + y * w->row_stride + x);
+}
+
+/* The value in fp64. Of n products, the scale, the bias and the residual, each of the n + 3 roundings errs by at most
+ * half an epsilon of the sum of magnitudes; the bound is twice that. */
+static double reference(const trial *t, int64_t row, int64_t pixel, double *bound) {
+    const coppice_matmul_args *args = &t->args;
+    const coppice_weight *weight = &t->lists;
+    const int64_t slabs = weight->cols > weight->slab ? ceiling(weight->cols, weight->slab) : 1;
+    const int64_t bands = ceiling(weight->rows, weight->height), band = row / weight->height;
+    const double bias = args->bias ? (double)args->bias[row] : 0;
+    const double residual = args->residual ? get(args->type, args->residual, row * args->residual_stride + pixel) : 0;
+    const double scale = weight->scales ? (double)weight->scales[row] : 1;
+    double sum = bias + residual, magnitude = fabs(bias) + fabs(residual), terms = 3;
+    for (int64_t slab = 0; slab < slabs; slab++) {
+        const uint32_t *starts = weight->starts + slab * bands + band;
+        for (uint32_t entry = starts[0]; entry < starts[1]; entry++, terms++) {
+            const double value = get(weight->type, weight->values, entry * weight->height + row % weight->height);
+            const double product = scale * value * x_at(args, slab * weight->slab + weight->columns[entry], pixel);
+            sum += product;
+            magnitude += fabs(product);
+        }
+    }
+    const double off = terms * (double)FLT_EPSILON * magnitude;
+    return finished(args->activation, args->lower, args->upper, args->type, sum, off, bound);
+}
+
+static trial make_trial(problem p) {
+    const coppice_window *window = p.window;
+    if (window)
+        p.cols = window->channels * window->kernel_y * window->kernel_x,
+        p.pixels = window->out_height * window->out_width;
+    const int64_t x_gap = random_below(3) * random_below(9), y_stride = p.pixels + random_below(2) * random_below(9);
+    const int64_t x_stride = random_below(3) ? p.pixels + x_gap : ceiling(p.pixels, 16) * 16;
+    const int64_t clamp = random_below(3), with_bias = random_below(2), residual_kind = random_below(3);
+    enum { none, apart, in_place };
+    const int64_t residual_stride = residual_kind == in_place ? y_stride : p.pixels + random_below(5);
+    const int64_t x_count = window ? window_extent(window) : extent(p.cols, p.pixels, x_stride);
+    trial t = {.x_offset = random_below(3) / 2, .y = make_output(p.type, p.rows, p.pixels, y_stride)};
+    t.x = random_elements(p.type, x_count, t.x_offset);
+    t.residual = random_elements(p.type, extent(p.rows, p.pixels, residual_stride), 1);
+    t.bias = (float *)(void *)random_elements(COPPICE_F32, p.rows, 0);
+    for (int64_t column = 0; column + 1 < p.cols && p.pixels && !window; column++)
+        for (int64_t pixel = p.pixels; pixel < x_stride; pixel++)
+            put(p.type, t.x, column * x_stride + pixel, NAN); /* between the rows: it would show in a result */
+    if (p.special)
+        make_special(p.type, t.x, x_count);
+
+    t.lists = (coppice_weight){.layout = p.height ? COPPICE_SPARSE : COPPICE_DENSE,
+                               .type = p.weight_type,
+                               .rows = p.rows,
+                               .cols = p.cols,
+                               .slab = p.slab,
+                               .height = p.height ? p.height : (int64_t)4 << random_below(3)};
+    t.lists = random_weight(t.lists, p.density);
+    t.args = (coppice_matmul_args){.weight = without_lists(t.lists),
+                                   .type = p.type,
+                                   .activation = p.activation,
+                                   .pixels = p.pixels,
+                                   .x = t.x,
+                                   .x_stride = x_stride,
+                                   .window = window,
+                                   .y_stride = y_stride,
+                                   .bias = with_bias ? t.bias : NULL,
+                                   .residual = residual_kind == none ? NULL : t.residual,
+                                   .residual_stride = residual_stride,
+                                   .lower = clamp > 0 ? 0 : -INFINITY,
+                                   .upper = clamp > 1 ? 6 : INFINITY,
+                                   .y = start_of(&t.y, t.y.after)};
+    give_scratch(&t.args.work, coppice_matmul_scratch(&t.args));
+    for (int64_t row = 0; row < p.rows; row++)
+        for (int64_t pixel = 0; pixel < p.pixels; pixel++) {
+            const int64_t i = row * p.pixels + pixel;
+            t.y.expected[i] = reference(&t, row, pixel, &t.y.bound[i]);
+        }
+    if (residual_kind == in_place) {
+        memcpy(start_of(&t.y, t.y.before), t.residual, (size_t)t.y.count * size_of(p.type));
+        t.args.residual = t.args.y;
+    }
+    return t;
+}
+
+static void free_trial(trial *t) {
+    free_weight(&t->lists);
+    free(t->args.work.scratch);
+    free(t->x - (size_t)t->x_offset * size_of(t->args.type));
+    free(t->residual - size_of(t->args.type));
+    free(t->bias);
+    free_output(&t->y);
+}
+
+/* The same product by straight-line code, where there is such. */
+static void check_code(trial *t, const char *what) {
+    coppice_weight *weight = &t->args.weight;
+    const int64_t bytes = coppice_code_bytes(weight);
+    if (bytes == COPPICE_ISA_MISSING || weight->height != 1)
+        return;
+    expect(bytes > 0, "no size of code", what);
+    void *code = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (code == MAP_FAILED)
+        abort();
+    expect_status(coppice_code_write(weight, code, bytes - 1), COPPICE_SCRATCH, "code in too little room");
+    expect_status(coppice_code_write(weight, code, bytes), COPPICE_OK, "writing code");
+    if (mprotect(code, (size_t)bytes, PROT_READ | PROT_EXEC) != 0)
+        abort();
+    weight->code = code;
+    check_variants("matmul", &t->args, &t->y, what);
+    const int64_t other = weight->slab > 1 ? -1 : 1;
+    weight->slab += other;
+    expect_status(coppice_matmul(&t->args), COPPICE_CODE, "code of another weight");
+    weight->slab -= other;
+    weight->code = NULL;
+    munmap(code, (size_t)bytes);
+}
+
+static void check_problem(problem p) {
+    trial t = make_trial(p);
+    const coppice_matmul_args *args = &t.args;
+    char what[240];
+    snprintf(
+        what, sizeof what,
+        "%lld x %lld x %lld, slab %lld, density %.2f, layout %d, height %lld, types %d %d, activation %d, %swindow",
+        (long long)p.rows, (long long)args->weight.cols, (long long)args->pixels, (long long)p.slab, p.density,
+        (int)args->weight.layout, (long long)args->weight.height, (int)p.weight_type, (int)p.type, (int)p.activation,
+        p.window ? "" : "no ");
+    check_variants("matmul", &t.args, &t.y, what);
+    check_code(&t, what);
+    free_trial(&t);
+}
+
+/* --- the problems --------------------------------------------------------------------------------------------------
+ */
+
+static int64_t random_height(void) {
+    static const int64_t heights[] = {0, 1, 4, 8, 16};
+    return heights[random_below(5)];
+}
+
+static void check_edges(void) {
+    static const int64_t rows[] = {0, 1, 2, 5, 17}, cols[] = {0, 1, 3, 70}, slabs[] = {1, 32, 65536};
+    static const int64_t pixels[] = {0, 1, 2, 7, 8, 9, 15, 16, 17, 32, 47, 64, 65, 79, 80, 81, 96, 159, 160, 161, 200};
+    static const double densities[] = {0, 0.3, 1};
+    for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)
+        for (size_t c = 0; c < sizeof cols / sizeof *cols; c++)
+            for (size_t p = 0; p < sizeof pixels / sizeof *pixels; p++)
+                for (size_t s = 0; s < sizeof slabs / sizeof *slabs; s++)
+                    check_problem((problem){.rows = rows[r],
+                                            .cols = cols[c],
+                                            .pixels = pixels[p],
+                                            .slab = slabs[s],
+                                            .density = densities[random_below(3)],
+                                            .height = random_height(),
+                                            .weight_type = (int32_t)random_below(4) * (int32_t)random_below(2),
+                                            .type = (int32_t)random_below(3) * (int32_t)random_below(2)});
+}
+
+static void check_random(void) {
+    for (int round = 0; round < 1200; round++)
+        check_problem((problem){.rows = random_below(40),
+                                .cols = random_below(300),
+                                .pixels = random_below(260),
+                                .slab = 1 + random_below(200),
+                                .density = (double)random_below(11) / 10,
+                                .height = random_height(),
+                                .weight_type = (int32_t)random_below(4),
+                                .type = (int32_t)random_below(3),
+                                .activation = (int32_t)random_below(5),
+                                .special = round % 4 == 0});
+}
+
+/* Every kernel, stride, dilation and pad, rows of x apart, and outputs that reach beyond x on all sides. */
+static void check_windows(void) {
+    for (int round = 0; round < 800; round++) {
+        const coppice_window w = random_window();
+        check_problem((problem){.rows = random_below(24),
+                                .slab = 1 + random_below(60),
+                                .density = (double)random_below(11) / 10,
+                                .height = random_height(),
+                                .type = (int32_t)random_below(3) * (int32_t)random_below(2),
+                                .special = round % 8 == 0,
+                                .window = &w});
+    }
+}
+
+/* Every half goes through unharmed, and sums are rounded to the nearest: y = weight * x of one row and column. */
+static void check_types(void) {
+    enum { halves = 1 << 16 };
+    uint16_t *x = allocate(halves * sizeof *x), *y = allocate(halves * sizeof *y);
+    float *bias = allocate(halves * sizeof *bias);
+    for (int32_t index = 0; index < halves; index++)
+        x[index] = (uint16_t)index;
+    for (int32_t type = COPPICE_F16; type <= COPPICE_BF16; type++) {
+        const uint16_t one = half_bits(type, 1);
+        const uint32_t starts[] = {0, 1};
+        const uint16_t column = 0;
+        coppice_matmul_args args = {.weight = {COPPICE_SPARSE, type, 1, 1, 1, 1, 1, starts, &column, &one, NULL, NULL},
+                                    .type = type,
+                                    .pixels = halves,
+                                    .x = x,
+                                    .x_stride = halves,
+                                    .y = y,
+                                    .y_stride = halves,
+                                    .lower = -INFINITY,
+                                    .upper = INFINITY,
+                                    .work.shares = 1};
+        args.work.scratch_bytes = coppice_matmul_scratch(&args);
+        args.work.scratch = allocate((size_t)args.work.scratch_bytes);
+        coppice_variant variant;
+        for (int32_t index = 0; coppice_variant_info(index, &variant) == COPPICE_OK; index++) {
+            if (strcmp(variant.primitive, "matmul") != 0 || !variant.available)
+                continue;
+            int same = coppice_variant_run(index, &args) == COPPICE_OK, nearest = 1;
+            for (int32_t i = 0; i < halves; i++)
+                same &= isnan(half_value(type, x[i])) ? isnan(half_value(type, y[i]))
+                                                      : half_value(type, x[i]) == half_value(type, y[i]);
+            expect(same, "a half changed on its way", variant.name);
+            for (int round = 0; round < 3000; round++) {
+                uint32_t bits = random_bits();
+                if (round % 3 == 0)
+                    bits = (bits & 0xffffe000) | 0x1000; /* half way between two halves */
+                float value;
+                memcpy(&value, &bits, sizeof value);
+                if (isnan(value))
+                    continue;
+                coppice_matmul_args single = args;
+                const uint16_t nothing = 0;
+                single.pixels = 1, single.x = &nothing, single.bias = &value;
+                nearest &= coppice_variant_run(index, &single) == COPPICE_OK && y[0] == half_bits(type, value);
+            }
+            expect(nearest, "not rounded to the nearest half", variant.name);
+        }
+        free(args.work.scratch);
+    }
+    free(x), free(y), free(bias);
+}
+
+/* Rows of shapes.csv: model,layer,rows,cols,pixels,count. All panels beyond the third are alike: pixels are capped. */
+static void check_real(const char *path) {
+    FILE *file = fopen(path, "r");
+    char line[256];
+    int shapes = 0;
+    while (file && fgets(line, sizeof line, file)) {
+        long long rows, cols, pixels;
+        if (sscanf(line, "%*[^,],%*[^,],%lld,%lld,%lld", &rows, &cols, &pixels) != 3)
+            continue; /* the header */
+        shapes++;
+        check_problem((problem){.rows = rows,
+                                .cols = cols,
+                                .pixels = pixels < 210 ? pixels : 210,
+                                .slab = 192,
+                                .density = 0.1,
+                                .height = random_height()});
+    }
+    if (file)
+        fclose(file);
+    expect(shapes > 0, "no shapes in", path);
+}
+
+/* --- what must be refused ------------------------------------------------------------------------------------------
+ */
+
+#define REFUSED(expected, change)                                                                                      \
+    do {                                                                                                               \
+        coppice_matmul_args args = t.args;                                                                             \
+        change;                                                                                                        \
+        expect_status(coppice_matmul(&args), expected, #change);                                                       \
+    } while (0)
+
+static void check_arguments(void) {
+    trial t = make_trial((problem){.rows = 4, .cols = 6, .pixels = 20, .slab = 3, .density = 0.5, .height = 1});
+    t.args.bias = t.bias;
+    t.args.residual = t.residual;
+    REFUSED(COPPICE_OK, args.lower = 0);
+    REFUSED(COPPICE_LAYOUT, args.weight.layout = 7);
+    REFUSED(COPPICE_LAYOUT, args.weight.height = 2);
+    REFUSED(COPPICE_LAYOUT, args.weight.layout = COPPICE_DENSE);
+    REFUSED(COPPICE_TYPE, args.weight.type = 4);
+    REFUSED(COPPICE_TYPE, args.type = COPPICE_I8);
+    REFUSED(COPPICE_TYPE, args.type = -1);
+    REFUSED(COPPICE_ACTIVATION, args.activation = 5);
+    REFUSED(COPPICE_ACTIVATION, args.activation = -1);
+    REFUSED(COPPICE_SHARE, args.work.share = 1);
+    REFUSED(COPPICE_SHARE, args.work.share = -1);
+    REFUSED(COPPICE_SHARE, args.work.shares = 0);
+    REFUSED(COPPICE_SIZE, args.weight.rows = -1);
+    REFUSED(COPPICE_SIZE, args.weight.rows = INT64_MAX);
+    REFUSED(COPPICE_SIZE, args.weight.cols = -1);
+    REFUSED(COPPICE_SIZE, args.weight.cols = (int64_t)1 << 31);
+    REFUSED(COPPICE_SIZE, args.weight.slab = 0);
+    REFUSED(COPPICE_SIZE, args.weight.slab = 65537);
+    REFUSED(COPPICE_SIZE, args.weight.entries = -1);
+    REFUSED(COPPICE_SIZE, args.weight.entries = (int64_t)1 << 32);
+    REFUSED(COPPICE_SIZE, args.pixels = -1);
+    REFUSED(COPPICE_SIZE, args.pixels = INT64_MAX);
+    REFUSED(COPPICE_NULL, args.weight.starts = NULL);
+    REFUSED(COPPICE_NULL, args.weight.columns = NULL);
+    REFUSED(COPPICE_NULL, args.weight.values = NULL);
+    REFUSED(COPPICE_NULL, args.x = NULL);
+    REFUSED(COPPICE_NULL, args.y = NULL);
+    REFUSED(COPPICE_NULL, args.work.scratch = NULL);
+    REFUSED(COPPICE_ALIGNMENT, args.x = (const char *)args.x + 1);
+    REFUSED(COPPICE_ALIGNMENT, args.y = (char *)args.y + 2);
+    REFUSED(COPPICE_ALIGNMENT, args.bias = (const float *)(const void *)((const char *)args.bias + 3));
+    REFUSED(COPPICE_ALIGNMENT, args.residual = (const char *)args.residual + 1);
+    REFUSED(COPPICE_ALIGNMENT,
+            args.weight.starts = (const uint32_t *)(const void *)((const char *)args.weight.starts + 2));
+    REFUSED(COPPICE_ALIGNMENT, args.weight.values = (const char *)args.weight.values + 2);
+    REFUSED(COPPICE_STRIDE, args.x_stride = 19);
+    REFUSED(COPPICE_STRIDE, args.x_stride = INT64_MAX);
+    REFUSED(COPPICE_STRIDE, args.y_stride = -20);
+    REFUSED(COPPICE_STRIDE, args.residual_stride = 0);
+    REFUSED(COPPICE_CLAMP, (args.lower = 1, args.upper = 0));
+    REFUSED(COPPICE_CLAMP, args.upper = NAN);
+    REFUSED(COPPICE_SCRATCH, args.work.scratch_bytes--);
+    expect_status(coppice_matmul(NULL), COPPICE_NULL, "arguments");
+    expect_status(coppice_matmul_scratch(NULL), COPPICE_NULL, "arguments of scratch");
+    free_trial(&t);
+}
+
+#define WINDOW_REFUSED(expected, change)                                                                               \
+    do {                                                                                                               \
+        coppice_window changed = window;                                                                               \
+        coppice_matmul_args args = t.args;                                                                             \
+        args.window = &changed;                                                                                        \
+        change;                                                                                                        \
+        expect_status(coppice_matmul(&args), expected, #change);                                                       \
+    } while (0)
+
+static void check_window_arguments(void) {
+    const coppice_window window = {3, 5, 6, 7, 40, 2, 2, 1, 1, 1, 1, 0, 0, 4, 5};
+    trial t = make_trial((problem){.rows = 4, .slab = 8, .density = 0.5, .height = 4, .window = &window});
+    WINDOW_REFUSED(COPPICE_OK, changed.pad_y = 1);
+    WINDOW_REFUSED(COPPICE_WINDOW, changed.kernel_x = 3);
+    WINDOW_REFUSED(COPPICE_WINDOW, changed.channels = INT32_MAX);
+    WINDOW_REFUSED(COPPICE_WINDOW, changed.out_height = 5);
+    WINDOW_REFUSED(COPPICE_SIZE, changed.stride_x = 0);
+    WINDOW_REFUSED(COPPICE_SIZE, changed.dilation_y = 0);
+    WINDOW_REFUSED(COPPICE_SIZE, changed.kernel_y = -1);
+    WINDOW_REFUSED(COPPICE_SIZE, changed.pad_x = -1);
+    WINDOW_REFUSED(COPPICE_SIZE, changed.pad_x = INT64_MAX);
+    WINDOW_REFUSED(COPPICE_SIZE, changed.width = -1);
+    WINDOW_REFUSED(COPPICE_STRIDE, changed.row_stride = 5);
+    WINDOW_REFUSED(COPPICE_STRIDE, changed.channel_stride = 33);
+    WINDOW_REFUSED(COPPICE_STRIDE, changed.row_stride = INT64_MAX);
+    WINDOW_REFUSED(COPPICE_STRIDE, changed.channel_stride = INT64_MAX);
+    WINDOW_REFUSED(COPPICE_NULL, args.x = NULL);
+    WINDOW_REFUSED(COPPICE_ALIGNMENT, args.x = (const char *)args.x + 2);
+    free_trial(&t);
+}
+
+static void check_weights(void) {
+    const uint32_t starts[] = {0, 1, 3, 3, 4}, falling[] = {0, 3, 1, 3, 4}, late[] = {1, 1, 3, 3, 4};
+    const uint16_t columns[] = {2, 0, 1, 1}, repeated[] = {2, 1, 1, 1}, outside[] = {3, 0, 1, 1}, past[] = {2, 0, 1, 2};
+    const float values[] = {1, 2, 3, 4};
+    const coppice_weight good = {COPPICE_SPARSE, COPPICE_F32, 2, 5, 3, 1, 4, starts, columns, values, NULL, NULL};
+    coppice_weight bad = good;
+    expect_status(coppice_weight_validate(&good), COPPICE_OK, "good weight");
+    expect_status(coppice_weight_validate(NULL), COPPICE_NULL, "no weight");
+    bad.starts = falling;
+    expect_status(coppice_weight_validate(&bad), COPPICE_STARTS, "falling starts");
+    bad.starts = late;
+    expect_status(coppice_weight_validate(&bad), COPPICE_STARTS, "starts past zero");
+    bad = good, bad.entries = 5;
+    expect_status(coppice_weight_validate(&bad), COPPICE_STARTS, "starts short of entries");
+    bad = good, bad.columns = repeated;
+    expect_status(coppice_weight_validate(&bad), COPPICE_COLUMNS, "repeated column");
+    bad.columns = outside;
+    expect_status(coppice_weight_validate(&bad), COPPICE_COLUMNS, "column outside its slab");
+    bad.columns = past;
+    expect_status(coppice_weight_validate(&bad), COPPICE_COLUMNS, "column outside the matrix");
+    bad = good, bad.rows = 0, bad.cols = 0, bad.entries = 0, bad.columns = NULL, bad.values = NULL;
+    expect_status(coppice_weight_validate(&bad), COPPICE_OK, "empty weight");
+    bad = good, bad.layout = COPPICE_DENSE, bad.height = 4;
+    expect_status(coppice_weight_validate(&bad), COPPICE_STARTS, "dense weight of too few entries");
+}
+
+void check_matmul(const char *shapes) {
+    check_arguments();
+    check_window_arguments();
+    check_weights();
+    check_types();
+    check_edges();
+    check_random();
+    check_windows();
+    if (shapes)
+        check_real(shapes);
+}
+
+/* --- threads --------------------------------------------------------------------------------------------------------
+ */
+
+void check_pool(void) {
+    trial t = make_trial((problem){.rows = 37, .cols = 90, .pixels = 333, .slab = 40, .density = 0.3, .height = 4});
+    for (int32_t threads = 1; threads <= 5; threads++) {
+        const int64_t bytes = coppice_pool_bytes(threads);
+        coppice_pool *pool = allocate((size_t)bytes);
+        expect_status(coppice_pool_start(pool, bytes, threads), COPPICE_OK, "starting a pool");
+        coppice_matmul_args args = t.args;
+        args.work.scratch_bytes = coppice_matmul_scratch(&args) * threads;
+        args.work.scratch = allocate((size_t)args.work.scratch_bytes);
+        coppice_variant variant;
+        for (int32_t index = 0; coppice_variant_info(index, &variant) == COPPICE_OK; index++) {
+            if (strcmp(variant.primitive, "matmul") != 0 || !variant.available)
+                continue;
+            for (int round = 0; round < 50; round++) {
+                restore(&t.y);
+                expect_status(coppice_pool_run(pool, index, &args), COPPICE_OK, "running in a pool");
+                expect(right_result(&t.y) && kept_surroundings(&t.y), "wrong result in a pool", variant.name);
+                if (round % 10 == 9) { /* long enough for the threads to fall asleep */
+                    const struct timespec pause = {0, 1000000};
+                    nanosleep(&pause, NULL);
+                }
+            }
+        }
+        args.work.scratch_bytes -= 64 * threads;
+        expect_status(coppice_pool_run(pool, 0, &args), COPPICE_SCRATCH, "too little scratch for all threads");
+        expect_status(coppice_pool_run(pool, -1, &args), COPPICE_VARIANT_UNKNOWN, "no such variant in a pool");
+        expect_status(coppice_pool_run(pool, 0, NULL), COPPICE_NULL, "no arguments in a pool");
+        expect_status(coppice_pool_stop(pool), COPPICE_OK, "stopping a pool");
+        expect_status(coppice_pool_run(pool, 0, &args), COPPICE_BUSY, "a pool that was stopped");
+        free(args.work.scratch);
+        free(pool);
+    }
+    expect_status(coppice_pool_bytes(0), COPPICE_THREADS, "no threads");
+    expect_status(coppice_pool_bytes(257), COPPICE_THREADS, "too many threads");
+    expect_status(coppice_pool_start(NULL, 1 << 20, 2), COPPICE_NULL, "no memory for a pool");
+    coppice_pool *memory = allocate((size_t)coppice_pool_bytes(2));
+    expect_status(coppice_pool_start(memory, 64, 2), COPPICE_SCRATCH, "little memory for a pool");
+    expect_status(coppice_pool_start((coppice_pool *)(void *)((char *)memory + 8), 1 << 20, 2), COPPICE_ALIGNMENT,
+                  "a pool off its line");
+    free(memory);
+    free_trial(&t);
+}
