@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from coppice.kernels._variants import pick
-from coppice.kernels.bench import BASELINE, EVERY, TYPICAL, BenchReport, Measurement, Shape, load_shapes, run_bench
+from coppice.kernels.bench import BASELINE, EVERY, TYPICAL, BenchReport, Shape, load_shapes, run_bench
 from coppice.kernels.bench.statistics import LEVEL, PAIRED, paired
 
 BEGIN, END = "<!-- measured -->\n", "<!-- end of measured -->\n"
@@ -51,6 +51,9 @@ class Goal:
     shapes: Callable[[Shape], bool]
     goals: dict[float, float]
     isa: str | None = None  # the row is for a run whose highest instruction set is this one
+
+    def of(self, shapes: Sequence[Shape]) -> list[Shape]:
+        return [shape for shape in shapes if self.shapes(shape)]
 
 
 #: The fp16 goals were set on a CPU with AVX512-FP16 and AMX, the AVX2 goals against peers that are limited to AVX2.
@@ -103,7 +106,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2g}" if value < 10 else f"{value:.0f}"
+    return "-" if value is None else f"{value:.1f}"
 
 
 def cell(ratios: np.ndarray | None) -> str:
@@ -133,13 +136,17 @@ def head(report: BenchReport) -> str:
     )
 
 
+def goals_of(results: Results) -> list[Goal]:
+    """Those that the measured layers and the instruction set have something to say about."""
+    isa = results.report.machine.isa
+    return [goal for goal in GOALS if goal.of(results.shapes) and goal.isa in (None, isa)]
+
+
 def goals(results: Results, prefix: str) -> str:
     """Reached beside its goal: geometric means over the layers that a row is about."""
     rows = []
-    for goal in GOALS:
-        shapes = [shape for shape in results.shapes if goal.shapes(shape)]
-        if not shapes or goal.isa not in (None, results.report.machine.isa):
-            continue
+    for goal in goals_of(results):
+        shapes = goal.of(results.shapes)
         cells = []
         for sparsity in results.sparsities:
             reached = results.mean(shapes, sparsity, prefix + goal.kernel, goal.against)
@@ -164,16 +171,22 @@ def models(results: Results, kernels: Sequence[str]) -> str:
     return table(["all layers of a model", "kernel", *results.percent], rows)
 
 
-def layers(results: Results, kernels: Sequence[str]) -> Iterator[str]:
-    """A table a kernel: every layer, the speed of the baseline, and the ratio with its spread."""
-    baseline = results.report.baseline
-    for kernel in kernels:
+def layers(results: Results, prefix: str) -> Iterator[str]:
+    """A table a goal: every layer that it is about, the speed of what it is against, and the ratio with its spread."""
+    for goal in goals_of(results):
         rows = []
-        for shape in results.shapes:
-            dense: Measurement = results.found[shape, results.sparsities[0], baseline]
-            ratios = [results.rounds(shape, sparsity, kernel, baseline) for sparsity in results.sparsities]
-            rows.append([shape.model, shape.layer, shape.text, f"{dense.gflops:.0f}", *map(cell, ratios)])
-        yield f"`{kernel}`:\n\n" + table(["model", "layer", "shape", "dense GFLOP/s", *results.percent], rows)
+        for shape in goal.of(results.shapes):
+            against = results.found.get((shape, results.sparsities[0], goal.against))
+            ratios = [
+                results.rounds(shape, sparsity, prefix + goal.kernel, goal.against) for sparsity in results.sparsities
+            ]
+            speed = "-" if against is None else f"{against.gflops:.0f}"
+            rows.append([shape.model, shape.layer, shape.text, speed, *map(cell, ratios)])
+        wanted = [f"goal {number(goal.goals.get(sparsity))}" for sparsity in results.sparsities]
+        if goal.goals:
+            rows.insert(0, ["", "", "", "", *wanted])
+        columns = ["model", "layer", "shape", f"`{goal.against}`, GFLOP/s", *results.percent]
+        yield f"{goal.text}, `{prefix}{goal.kernel}` over `{goal.against}`:\n\n" + table(columns, rows)
 
 
 def section(report: BenchReport) -> str:
@@ -193,7 +206,7 @@ def section(report: BenchReport) -> str:
         goals(results, prefix),
         table(["geometric mean over matrices of more than a pixel", *results.percent], means),
         models(results, ours[:4]),
-        *layers(results, ours[:4]),
+        *layers(results, prefix),
     ]
     return "\n".join(parts)
 

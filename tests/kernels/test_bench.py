@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -41,6 +43,7 @@ from coppice.kernels.bench.plot import check_plot, lines
 from coppice.kernels.bench.problem import Problem
 from coppice.kernels.bench.statistics import LEVEL, paired, unpaired
 
+ROOT = Path(__file__).parents[2]
 SMALL = Shape("test", "layer", 16, 24, 33)
 FEW = ("coppice/best/csr/fp32", "coppice/best/4x1/fp16", "scipy/csr/fp32")
 FLAT = Peaks({"generic": 40.0, "avx2": 100.0}, {1 << 14: 200.0, 1 << 20: 100.0, 1 << 26: 20.0})
@@ -448,3 +451,20 @@ def test_compare_refuses_other_files(tmp_path: Path, text: str) -> None:
 
 def test_the_baseline_is_the_first_peer() -> None:
     assert peers.peers()[0].name == bench.BASELINE
+
+
+def test_the_tables_of_the_page_stand_between_its_marks(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- measured -->\nold\n<!-- end of measured -->\nafter\n")
+    options = "--models ds_cnn --sparsities 0.9 --kernels coppice/best/csr/fp32 --repetitions 1 --docs"
+    command = [sys.executable, str(ROOT / "benchmarks" / "kernels.py"), *options.split(), str(page)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    text = page.read_text()
+    assert text.startswith("before\n<!-- measured -->\n")
+    assert text.endswith("<!-- end of measured -->\nafter\n")
+    assert "old" not in text.split("\n")
+    assert "| fp32 unstructured | `torch/dense/fp32` | 1 |" in text
+    assert "| ds_cnn | pointwise | 64x64x125 |" in text
+    marked = (ROOT / "docs" / "kernels.md").read_text()
+    assert marked.index("<!-- measured -->\n") < marked.index("<!-- end of measured -->\n")
