@@ -44,11 +44,13 @@ class Prepared:
         call: does the work once.
         result: what the last call made of it: [rows, pixels], as numbers.
         traffic: bytes of weight, activations and result, each counted once.
+        rounding: what rounding the result to few bits may add to its error.
     """
 
     call: Callable[[], object]
     result: Callable[[], Any]
     traffic: int
+    rounding: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,8 @@ class Turns:
         try:
             made = row.prepare(self.problem, self.setting)
             made.call()
-            error = self.problem.error(np.asarray(made.result()), row.height, row.weight, row.activation)
+            result = np.asarray(made.result())
+            error = self.problem.error(result, row.height, row.weight, row.activation, made.rounding)
             fact = f"wrong result: {error:.3g} times its bound" if error > 1 else ""
             if not (fact or row.ours or needed) and self.setting.threads == 1 and _hidden(made):
                 fact = "it works in threads of its own"

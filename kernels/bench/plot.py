@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from math import log10
@@ -18,7 +18,7 @@ SUFFIXES = (".png", ".html")
 
 @dataclass(frozen=True)
 class Line:
-    """A limit: its name and two or more points."""
+    """A limit: its name, which stands at the first of two points."""
 
     name: str
     x: tuple[float, ...]
@@ -59,11 +59,24 @@ def lines(report: BenchReport) -> list[Line]:
     points = [m.intensity for m in _drawn(report)]
     low, high = min(points) / 2, max(points) * 2
     top = max(report.peaks.gflops.values(), default=0.0)
-    found = [Line(f"{isa}: {peak:.0f} GFLOP/s", (low, high), (peak, peak)) for isa, peak in report.peaks.gflops.items()]
-    for name, bandwidth in _levels(report):
+    found = []
+    for name, peak in _merged(report.peaks.gflops.items()):
+        found.append(Line(f"{name}: {peak:.0f} GFLOP/s", (high, low), (peak, peak)))
+    for name, bandwidth in _merged(_levels(report)):
         end = min(high, top / bandwidth) if top else high
         if end > low:
             found.append(Line(f"{name}: {bandwidth:.0f} GB/s", (low, end), (low * bandwidth, end * bandwidth)))
+    return found
+
+
+def _merged(limits: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Neighbours that are the same within 5 % as one, or their lines and names would lie on each other."""
+    found: list[tuple[str, float]] = []
+    for name, value in limits:
+        if found and abs(value / found[-1][1] - 1) < 0.05:
+            found[-1] = f"{found[-1][0]}, {name}", max(value, found[-1][1])
+        else:
+            found.append((name, value))
     return found
 
 
@@ -104,8 +117,8 @@ def _html(report: BenchReport) -> str:
             go.Scatter(x=line.x, y=line.y, name=line.name, mode="lines", line={"color": "#999999"}, showlegend=False)
         )
         figure.add_annotation(
-            x=log10(line.x[-1]), y=log10(line.y[-1]), text=line.name, showarrow=False, xanchor="right", yshift=8,
-            font={"size": 10},
+            x=log10(line.x[0]), y=log10(line.y[0]), text=line.name, showarrow=False, yshift=8,
+            xanchor="left" if line.x[0] < line.x[1] else "right", font={"size": 10},
         )  # fmt: skip
     for kernel, colour, rows in _series(report):
         text = [html.escape(f"{m.shape.model} {m.shape.layer}, {m.sparsity:.0%} zeros") for m in rows]
@@ -131,8 +144,9 @@ def _png(report: BenchReport) -> bytes:
     for line in lines(report):
         axes.plot(line.x, line.y, color="#999999", linewidth=1)
         axes.annotate(
-            line.name, (line.x[-1], line.y[-1]), xytext=(-4, 3), textcoords="offset points", ha="right", fontsize=8
-        )
+            line.name, (line.x[0], line.y[0]), xytext=(0, 3), textcoords="offset points", fontsize=8,
+            ha="left" if line.x[0] < line.x[1] else "right",
+        )  # fmt: skip
     for index, (kernel, colour, rows) in enumerate(_series(report)):
         marker = "osD^v"[index // len(PALETTE) % 5]
         axes.scatter(

@@ -103,18 +103,18 @@ class Problem:
         columns: Array = made[0].numpy()
         return columns
 
-    def error(self, result: NDArray[Any], height: int, weight: Type, activation: Type) -> float:
+    def error(self, result: NDArray[Any], height: int, weight: Type, activation: Type, rounding: float = 0.0) -> float:
         """The largest error of a result over its bound: up to 1 it is right.
 
         The bound is a multiple of the sum of magnitudes: for n terms twice n + 1 roundings of fp32, one each of weight
-        and activation to their types, and one of the result to the type of the activation.
+        and activation to their types, and one of the result to the type of the activation; plus ``rounding``.
         """
         exact, magnitude, terms = self.exact(height)
         w, x = UNITS[weight], UNITS[activation]
         y = 0.0 if activation == "int8" else x
         factor = 2 * (terms + 1) * float(np.finfo(np.float32).eps) + (1 + w) * (1 + x) * (1 + y) - 1
         difference = np.abs(result.reshape(exact.shape) - exact)
-        off = difference / np.maximum(factor * magnitude, np.finfo(np.float64).tiny)
+        off = difference / np.maximum(factor * magnitude + rounding, np.finfo(np.float64).tiny)
         return float(np.nan_to_num(off, nan=np.inf).max(initial=0.0))
 
 

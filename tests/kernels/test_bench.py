@@ -146,7 +146,8 @@ def test_every_contender_is_right_on_every_kind_of_shape(text: str) -> None:
         made = row.prepare(problem, Setting(1, None))
         made.call()
         seen += 1
-        assert problem.error(np.asarray(made.result()), row.height, row.weight, row.activation) <= 1, row.name
+        result = np.asarray(made.result())
+        assert problem.error(result, row.height, row.weight, row.activation, made.rounding) <= 1, row.name
         assert made.traffic > shape.pixels * shape.rows
     assert seen >= 60
 
@@ -366,6 +367,8 @@ def test_plot_as_html(report: BenchReport) -> None:
     names = [line.name for line in lines(report)]
     assert "avx2: 100 GFLOP/s" in names
     assert any("GB/s" in name for name in names)
+    even = replace(report, peaks=Peaks({"avx2": 100.0, "avx512": 101.0}, FLAT.reads))
+    assert lines(even)[0].name == "avx2, avx512: 101 GFLOP/s"
 
 
 def test_plot_as_png(report: BenchReport) -> None:
