@@ -19,7 +19,7 @@ C_SOURCES := $(shell find kernels backends tests benchmarks examples -name '*.[c
 BUILT_FROM := pyproject.toml constraints.txt CMakeLists.txt $(shell find kernels ! -name '*.py' -type f ! -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz-graphs lint format bench coverage bench-quality bench-cifar check-c dist test-wheel test-dist hooks clean
+.PHONY: help setup demo test fuzz-graphs lint format bench bench-kernels coverage bench-quality bench-cifar check-c dist test-wheel test-dist hooks clean
 .DELETE_ON_ERROR:
 
 help: ## say what each target does
@@ -78,6 +78,9 @@ format: .venv/.dev ## rewrite the sources as lint wants them
 
 bench: .venv/.dev ## kernels by layer shape and ISA (BENCH_ARGS go to coppice bench)
 	$(BIN)/coppice bench $(BENCH_ARGS)
+
+bench-kernels: .venv/.dev ## the kernels beside their goals and peers, every layer of ten models, and their part of docs/kernels.md (hours, on an idle machine)
+	$(BIN)/python benchmarks/kernels.py --json out/kernels.json --docs docs/kernels.md $(BENCH_ARGS)
 
 # timm, torchvision and Torch-Pruning stay out of .venv: torchvision's binary fits one torch only, its models are Python.
 PEERS := torchvision==0.28.0 timm==1.0.31 torch-pruning==1.6.1 huggingface_hub pillow

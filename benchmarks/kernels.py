@@ -1,85 +1,249 @@
-"""Measures the kernels and prints the tables of docs/kernels.md.
+"""Measures the kernels and writes the tables of docs/kernels.md: goals beside what is reached, then every layer.
 
-python benchmarks/kernels.py [--models mobilenet_v1 ...] [--sparsities 0.9 ...] [--repetitions 30] [--json FILE]
+python benchmarks/kernels.py [--models mobilenet_v1 ...] [--sparsities 0.9 ...] [--repetitions 30] [--threads 1]
+                             [--kernels GLOB ...] [--json FILE] [--docs docs/kernels.md]
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
-from coppice.kernels.bench import SPARSITIES, BenchReport, Measurement, load_shapes, run_bench
+from coppice.kernels._variants import pick
+from coppice.kernels.bench import BASELINE, EVERY, TYPICAL, BenchReport, Shape, load_shapes, run_bench
+from coppice.kernels.bench.statistics import LEVEL, PAIRED, paired
+
+BEGIN, END = "<!-- measured -->\n", "<!-- end of measured -->\n"
+#: Read whole models without an hour of 7-billion-parameter matrices of many tokens.
+MODELS = [name for name in dict.fromkeys(s.model for s in load_shapes()) if name != "llama_7b_prefill"]
 
 
-def cell(measurement: Measurement) -> str:
-    return f"{measurement.speedup:.1f} ({measurement.speedup_p10:.1f}-{measurement.speedup_p90:.1f})"
+def is_matrix(shape: Shape) -> bool:
+    return shape.window is None and shape.pixels > 1
 
 
-def table(head: list[str], rows: list[list[str]]) -> None:
-    for row in (head, ["---"] * len(head), *rows):
-        print("|", " | ".join(row), "|")
-    print()
+def is_image(shape: Shape) -> bool:
+    return is_matrix(shape) and shape.convolution is not None
 
 
-def print_tables(report: BenchReport) -> None:
-    machine, versions = report.machine, ", ".join(f"{name} {number}" for name, number in report.versions.items())
-    print(f"{machine.cpu}, up to {machine.isa}; {versions}; {report.threads} thread, {report.repetitions} repetitions,")
-    print(f"CPU share {report.cpu_share:.2f}. Times of `{report.baseline}` over times of the kernel.\n")
-    sparsities = list(dict.fromkeys(m.sparsity for m in report.measurements))
-    percent = [f"{sparsity:.0%}" for sparsity in sparsities]
-    found = {(m.shape, m.sparsity, m.kernel): m for m in report.measurements}
-    shapes = list(dict.fromkeys(m.shape for m in report.measurements))
-    best = report.default_kernel
+def is_3x3(shape: Shape) -> bool:
+    return shape.convolution is not None and shape.convolution.kernel == (3, 3)
 
-    kernels = list(dict.fromkeys(m.kernel for m in report.measurements))
-    means = []
-    for kernel in kernels[1:]:
-        logs = [[np.log(found[s, p, kernel].speedup) for s in shapes if s.pixels > 1] for p in sparsities]
-        means.append([kernel, *(f"{np.exp(np.mean(column)):.2f}" for column in logs)])
-    table(["geometric mean over layers", *percent], means)
 
-    totals = []
-    for model in dict.fromkeys(shape.model for shape in shapes):
-        layers = [shape for shape in shapes if shape.model == model]
-        dense, ours = (
-            [sum(s.count * found[s, p, kernel].microseconds for s in layers) for p in sparsities]
-            for kernel in (report.baseline, best)
-        )
-        totals.append([model, *(f"{a / b:.1f}" for a, b in zip(dense, ours, strict=True))])
-    table([f"all layers of a model, {best}", *percent], totals)
+def is_vector(shape: Shape) -> bool:
+    return shape.pixels == 1
 
-    per_layer = [
-        [
-            s.model,
-            s.layer,
-            f"{s.rows} x {s.cols} x {s.pixels}",
-            f"{found[s, sparsities[0], report.baseline].gflops:.0f}",
-        ]
-        + [cell(found[s, p, best]) for p in sparsities]
-        for s in shapes
+
+@dataclass(frozen=True)
+class Goal:
+    """A kernel, what it is compared with, on which shapes, and how many times as fast it should be by sparsity."""
+
+    text: str
+    kernel: str
+    against: str
+    shapes: Callable[[Shape], bool]
+    goals: dict[float, float]
+    isa: str | None = None  # the row is for a run whose highest instruction set is this one
+
+    def of(self, shapes: Sequence[Shape]) -> list[Shape]:
+        return [shape for shape in shapes if self.shapes(shape)]
+
+
+#: The fp16 goals were set on a CPU with AVX512-FP16 and AMX, the AVX2 goals against peers that are limited to AVX2.
+GOALS = (
+    Goal("fp32 unstructured", "csr/fp32", BASELINE, is_image, {0.5: 1.3, 0.7: 2.2, 0.8: 3.2, 0.9: 5.8, 0.95: 10}),
+    Goal("fp32 4x1", "4x1/fp32", BASELINE, is_image, {0.5: 2.0, 0.7: 3.5, 0.8: 5.2, 0.9: 9, 0.95: 16}),
+    Goal("fp16 unstructured", "csr/fp16", BASELINE, is_image, {}),
+    Goal("fp16 4x1", "4x1/fp16", BASELINE, is_image, {0.5: 4.8, 0.7: 8.2, 0.8: 11.5, 0.9: 21, 0.95: 36}),
+    Goal("fp32 unstructured, AVX2", "csr/fp32", BASELINE, is_image, {0.7: 2.5, 0.8: 3.6, 0.9: 6.5, 0.95: 11.5}, "avx2"),
+    Goal("fp32 3x3 convolution", "csr/fp32", BASELINE, is_3x3, {0.9: 5}),
+    Goal("fp16 3x3 convolution", "csr/fp16", BASELINE, is_3x3, {0.9: 13}),
+    Goal("dense fp16", "dense/fp16", BASELINE, is_matrix, dict.fromkeys(EVERY, 2.4)),
+    Goal("fp32 unstructured over torch CSR (MKL)", "csr/fp32", "torch/csr/fp32", is_matrix, {0.9: 1.8}),
+    Goal("int8, one token, over dense int8", "16x1/int8xfp32", "torch/dense/int8", is_vector, {0.9: 5}),
+    Goal("fp16 16x1, one token, over dense bf16", "16x1/fp16", "torch/dense/bf16", is_vector, {0.9: 20}),
+)
+
+
+class Results:
+    """The measurements of a report by shape, sparsity and kernel."""
+
+    def __init__(self, report: BenchReport) -> None:
+        self.report = report
+        self.found = {(m.shape, m.sparsity, m.kernel): m for m in report.measurements}
+        self.shapes = list(dict.fromkeys(m.shape for m in report.measurements))
+        self.sparsities = sorted(dict.fromkeys(m.sparsity for m in report.measurements))
+        self.percent = [f"{sparsity:.0%}" for sparsity in self.sparsities]
+
+    def rounds(self, shape: Shape, sparsity: float, kernel: str, against: str) -> np.ndarray | None:
+        """Times of ``against`` over times of the kernel, round by round; None where one of them did not run."""
+        one, other = (self.found.get((shape, sparsity, name)) for name in (kernel, against))
+        if one is None or other is None:
+            return None
+        return np.divide(one.ratios, other.ratios)
+
+    def mean(self, shapes: Sequence[Shape], sparsity: float, kernel: str, against: str) -> float | None:
+        """Geometric mean over shapes of the median ratio."""
+        ratios = [found for s in shapes if (found := self.rounds(s, sparsity, kernel, against)) is not None]
+        return float(np.exp(np.mean(np.log([np.median(r) for r in ratios])))) if ratios else None
+
+    def total(self, shapes: Sequence[Shape], sparsity: float, kernel: str) -> float | None:
+        """Microseconds of all layers of a model; None where one was not measured."""
+        found = [self.found.get((shape, sparsity, kernel)) for shape in shapes]
+        times = [shape.count * m.microseconds for shape, m in zip(shapes, found, strict=True) if m is not None]
+        return sum(times) if len(times) == len(shapes) else None
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)) + "\n"
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def cell(ratios: np.ndarray | None) -> str:
+    """Median with its 10th and 90th percentiles; ``=`` before what may as well be 1."""
+    if ratios is None:
+        return "-"
+    p10, median, p90 = np.percentile(ratios, (10, 50, 90))
+    return f"{'' if paired(ratios) < LEVEL else '= '}{median:.1f} ({p10:.1f}-{p90:.1f})"
+
+
+def head(report: BenchReport) -> str:
+    """What the numbers were made from."""
+    machine = report.machine
+    sizes = [size for size in (1 << 14, 1 << 18, 1 << 23, 1 << 27) if size in report.peaks.reads]
+    facts = [
+        f"{machine.cpu}, kernels up to {machine.isa}",
+        ", ".join(f"{name} {installed}" for name, installed in report.versions.items()),
+        f"{report.threads} thread{'s' * (report.threads > 1)}, {report.repetitions} rounds, {report.clock} time",
+        f"CPU share {report.cpu_share:.2f}",
+        "fp32 peak in GFLOP/s: " + ", ".join(f"{isa} {peak:.0f}" for isa, peak in report.peaks.gflops.items()),
+        "reading in GB/s: " + ", ".join(f"{size >> 10} KB {report.peaks.bandwidth(size):.0f}" for size in sizes),
+        "left out: " + ("; ".join(f"{name} ({why})" for name, why in report.left_out.items()) or "nothing"),
     ]
-    table(["model", "layer", "rows x cols x pixels", "dense GFLOP/s", *percent], per_layer)
+    return (
+        ". ".join(facts) + ".\n\nFigures are times of the baseline over times of the kernel, medians with the 10th and "
+        f"90th percentile. `=`: no significant difference ({PAIRED}, {LEVEL}).\n"
+    )
+
+
+def goals_of(results: Results) -> list[Goal]:
+    """Those that the measured layers and the instruction set have something to say about."""
+    isa = results.report.machine.isa
+    return [goal for goal in GOALS if goal.of(results.shapes) and goal.isa in (None, isa)]
+
+
+def goals(results: Results, prefix: str) -> str:
+    """Reached beside its goal: geometric means over the layers that a row is about."""
+    rows = []
+    for goal in goals_of(results):
+        shapes = goal.of(results.shapes)
+        cells = []
+        for sparsity in results.sparsities:
+            reached = results.mean(shapes, sparsity, prefix + goal.kernel, goal.against)
+            wanted = goal.goals.get(sparsity)
+            cells.append(number(reached) + ("" if wanted is None else f" / {number(wanted)}"))
+        rows.append([goal.text, f"`{goal.against}`", str(len(shapes)), *cells])
+    return table(["reached / goal", "over", "layers", *results.percent], rows)
+
+
+def models(results: Results, kernels: Sequence[str]) -> str:
+    """All layers of a model together: the sum of medians, each as often as its layer occurs."""
+    rows = []
+    for model, group in groupby(results.shapes, key=lambda shape: shape.model):
+        layers = list(group)
+        for kernel in kernels:
+            totals = [
+                [results.total(layers, sparsity, name) for name in (results.report.baseline, kernel)]
+                for sparsity in results.sparsities
+            ]
+            cells = ["-" if dense is None or ours is None else number(dense / ours) for dense, ours in totals]
+            rows.append([model, f"`{kernel}`", *cells])
+    return table(["all layers of a model", "kernel", *results.percent], rows)
+
+
+def layers(results: Results, prefix: str) -> Iterator[str]:
+    """A table a goal: every layer that it is about, the speed of what it is against, and the ratio with its spread."""
+    for goal in goals_of(results):
+        rows = []
+        for shape in goal.of(results.shapes):
+            against = results.found.get((shape, results.sparsities[0], goal.against))
+            ratios = [
+                results.rounds(shape, sparsity, prefix + goal.kernel, goal.against) for sparsity in results.sparsities
+            ]
+            speed = "-" if against is None else f"{against.gflops:.0f}"
+            rows.append([shape.model, shape.layer, shape.text, speed, *map(cell, ratios)])
+        wanted = [f"goal {number(goal.goals.get(sparsity))}" for sparsity in results.sparsities]
+        if goal.goals:
+            rows.insert(0, ["", "", "", "", *wanted])
+        columns = ["model", "layer", "shape", f"`{goal.against}`, GFLOP/s", *results.percent]
+        yield f"{goal.text}, `{prefix}{goal.kernel}` over `{goal.against}`:\n\n" + table(columns, rows)
+
+
+def section(report: BenchReport) -> str:
+    """Everything between the marks."""
+    results = Results(report)
+    prefix = f"coppice/{pick('matmul', None).name}/"
+    kernels = dict.fromkeys(m.kernel for m in report.measurements if m.kernel != report.baseline)
+    ours = [kernel for kernel in kernels if kernel.startswith(prefix)]
+    others = [kernel for kernel in kernels if kernel not in ours]
+    matrices = [shape for shape in results.shapes if is_matrix(shape)]
+    means = [
+        [f"`{k}`", *(number(results.mean(matrices, p, k, report.baseline)) for p in results.sparsities)]
+        for k in (*ours, *others)
+    ]
+    parts = [
+        head(report),
+        goals(results, prefix),
+        table(["geometric mean over matrices of more than a pixel", *results.percent], means),
+        models(results, ours[:4]),
+        *layers(results, prefix),
+    ]
+    return "\n".join(parts)
+
+
+def put(page: Path, text: str) -> None:
+    """Replace what stands between the marks of ``page``."""
+    held = page.read_text(encoding="utf-8")
+    found = re.search(re.escape(BEGIN) + ".*?" + re.escape(END), held, re.DOTALL)
+    if found is None:
+        raise SystemExit(f"{page} has no line {BEGIN.strip()}: add it and {END.strip()} where the tables belong")
+    page.write_text(held[: found.start()] + BEGIN + text + END + held[found.end() :], encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", help="those of kernels/shapes.csv; all by default")
-    parser.add_argument("--sparsities", nargs="+", type=float, default=SPARSITIES)
+    parser.add_argument("--models", nargs="+", default=MODELS, help="those of kernels/shapes.csv")
+    parser.add_argument("--sparsities", nargs="+", type=float, default=EVERY)
+    parser.add_argument("--kernels", nargs="+", default=TYPICAL, help="names or patterns, as coppice bench takes them")
     parser.add_argument("--repetitions", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="where to write the whole report")
+    parser.add_argument("--docs", type=Path, help="write the tables between the marks of this page")
     asked = parser.parse_args()
     report = run_bench(
         load_shapes(asked.models),
         asked.sparsities,
-        asked.repetitions,
+        asked.kernels,
+        repetitions=asked.repetitions,
+        threads=asked.threads,
         progress=lambda done, total, what: print(f"{done}/{total} {what}", file=sys.stderr),
     )
     if asked.json is not None:
         asked.json.write_text(report.to_json(), encoding="utf-8")
-    print_tables(report)
+    text = section(report)
+    print(text)
+    if asked.docs is not None:
+        put(asked.docs, text)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ OPTIONAL = {
     "onnxruntime": "to check exported ONNX files",
     "numba": "for kernels without a C compiler",
     "scikit-learn": "for coppice demo",
-    "matplotlib": "for plots of benchmarks",
+    "plotly": "for plots of runs and benchmarks, as HTML",
+    "matplotlib": "for plots of benchmarks, as PNG",
+    "openvino": "as a peer in benchmarks",
 }
 KERNEL_TOLERANCE = 1e-5
 

@@ -206,11 +206,40 @@ def test_bench_measures_a_given_shape(coppice: Coppice, tmp_path: Path) -> None:
     options = ("--shapes", "16x16x16", "--repetitions", "1", "--sparsity", "0.5")
     shown = coppice("bench", "kernels", *options, "--out", "report.json")
     assert shown.code == 0
-    assert "torch dense" in shown.out
+    assert "torch/dense/fp32" in shown.out
+    assert "fp32 peak in GFLOP/s: generic" in shown.out
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["repetitions"] == 1
-    assert {m["shape"]["layer"] for m in report["measurements"]} == {"16x16x16"}
-    assert coppice("bench", *options, "--json").json["baseline"] == report["baseline"]
+    assert report["context"]["repetitions"] == 1
+    assert {m["name"].split("/")[1] for m in report["benchmarks"]} == {"16x16x16"}
+    shown = coppice("bench", *options, "--kernels", "scipy/*", "--baseline", "scipy/csr/fp32", "--json")
+    assert shown.json["context"]["baseline"] == "scipy/csr/fp32"
+    assert len({m["run_name"] for m in shown.json["benchmarks"]}) == 1
+
+
+def test_bench_draws_and_compares(coppice: Coppice, tmp_path: Path) -> None:
+    options = (
+        "--shapes",
+        "8x4x6:k3s2",
+        "--repetitions",
+        "6",
+        "--sparsity",
+        "0.5",
+        "--kernels",
+        "coppice/best/csr/fp32",
+    )
+    assert coppice("bench", *options, "--out", "old.json", "--plot", "roof.html").code == 0
+    assert "<html>" in (tmp_path / "roof.html").read_text()
+    shown = coppice("bench", "--compare", "old.json", "old.json", "--fail-below", "1")
+    assert shown.code == 0
+    assert "geometric mean: 1.000 times as fast" in shown.out
+    report = json.loads((tmp_path / "old.json").read_text())
+    for row in report["benchmarks"]:
+        row["speedup"] = row.get("speedup", 1) / 100
+    (tmp_path / "new.json").write_text(json.dumps(report))
+    shown = coppice("bench", "--compare", "old.json", "new.json", "--fail-below", "0.5", "--json")
+    assert shown.code == 1
+    assert [name.split("/")[-1] for name in shown.json["slower"]] == ["fp32"]
+    assert coppice("bench", "--compare", "old.json", "new.json").code == 0
 
 
 @pytest.mark.parametrize(
@@ -220,6 +249,11 @@ def test_bench_measures_a_given_shape(coppice: Coppice, tmp_path: Path) -> None:
         (["--shapes", "mobilenet"], "mobilenet_v1"),
         (["--shapes", "0x4x4"], "a size is zero"),
         (["--sparsity", "1.5"], "--sparsity"),
+        (["--kernels", "mkl"], "nothing is called 'mkl'"),
+        (["--baseline", "mkl"], "there is no 'mkl'"),
+        (["--plot", "roof.svg"], ".png or .html"),
+        (["--fail-below", "0.9"], "--compare"),
+        (["--compare", "a.json", "b.json"], "a.json: it cannot be read"),
     ],
 )
 def test_bench_refuses_what_it_cannot_measure(coppice: Coppice, args: list[str], said: str) -> None:
