@@ -18,7 +18,7 @@ import numpy as np
 
 from coppice.kernels._variants import pick
 from coppice.kernels.bench import BASELINE, EVERY, TYPICAL, BenchReport, Shape, load_shapes, run_bench
-from coppice.kernels.bench.statistics import LEVEL, PAIRED, paired
+from coppice.kernels.bench.statistics import PAIRED, differs, paired
 
 BEGIN, END = "<!-- measured -->\n", "<!-- end of measured -->\n"
 #: Read whole models without an hour of 7-billion-parameter matrices of many tokens.
@@ -114,7 +114,7 @@ def cell(ratios: np.ndarray | None) -> str:
     if ratios is None:
         return "-"
     p10, median, p90 = np.percentile(ratios, (10, 50, 90))
-    return f"{'' if paired(ratios) < LEVEL else '= '}{median:.1f} ({p10:.1f}-{p90:.1f})"
+    return f"{'' if differs(float(median), paired(ratios)) else '= '}{median:.1f} ({p10:.1f}-{p90:.1f})"
 
 
 def head(report: BenchReport) -> str:
@@ -132,7 +132,7 @@ def head(report: BenchReport) -> str:
     ]
     return (
         ". ".join(facts) + ".\n\nFigures are times of the baseline over times of the kernel, medians with the 10th and "
-        f"90th percentile. `=`: no significant difference ({PAIRED}, {LEVEL}).\n"
+        f"90th percentile. `=`: no significant difference (that would be: {PAIRED}).\n"
     )
 
 

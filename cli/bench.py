@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from coppice.kernels.bench import BenchReport, Comparison, Shape
 
 SUBJECTS = ("kernels",)
+QUIET = 0.9
+"""The CPU share from which on a run counts as undisturbed."""
 
 
 def bench(
@@ -162,6 +164,8 @@ def _print(report: BenchReport) -> None:
         f"{report.threads} thread{'s' * (report.threads > 1)}, {report.repetitions} rounds, {report.clock} time, "
         f"CPU share {report.cpu_share:.2f}; speedup over {report.baseline}, n.s.: not significant"
     )
+    if report.cpu_share < QUIET:
+        line("others had the cores as well: expect wide percentiles, and trust no time of several threads")
     for name, why in report.left_out.items():
         line(f"left out: {name}: {why}")
     line()

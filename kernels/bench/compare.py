@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from coppice.kernels._errors import KernelError
-from coppice.kernels.bench.statistics import LEVEL, UNPAIRED, unpaired
+from coppice.kernels.bench.statistics import RUNS, UNPAIRED, differs, unpaired
 
 _MICROSECONDS = {"ns": 1e-3, "us": 1.0, "ms": 1e3, "s": 1e6}
 #: Facts that make two reports differ for other reasons than their kernels.
@@ -53,8 +53,8 @@ class Change:
 
     @property
     def significant(self) -> bool:
-        """Whether it is more than noise."""
-        return self.p_value < LEVEL
+        """Whether it is more than noise, see :func:`differs`."""
+        return differs(self.ratio, self.p_value, RUNS)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Comparison:
     @property
     def test(self) -> str:
         """What decides whether a change is significant."""
-        return f"{UNPAIRED}, significant below {LEVEL}"
+        return UNPAIRED
 
     @property
     def mean(self) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from coppice.kernels.bench.machine import Machine
 from coppice.kernels.bench.peaks import Peaks
 from coppice.kernels.bench.shapes import Shape
-from coppice.kernels.bench.statistics import LEVEL, PAIRED, paired
+from coppice.kernels.bench.statistics import PAIRED, differs, paired
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ class Measurement:
 
     @property
     def significant(self) -> bool:
-        """Whether it is faster or slower than the baseline."""
-        return self.p_value < LEVEL
+        """Whether it is faster or slower than the baseline, see :func:`differs`."""
+        return differs(self.speedup[1], self.p_value)
 
     @property
     def cpu_share(self) -> float:
@@ -175,7 +175,7 @@ class BenchReport:
             "clock": self.clock,
             "repetitions": self.repetitions,
             "cpu_share": self.cpu_share,
-            "test": f"{PAIRED}, significant below {LEVEL}",
+            "test": PAIRED,
             "peaks": asdict(self.peaks),
             "left_out": self.left_out,
         }  # fmt: skip

@@ -99,12 +99,12 @@ def _float_model(problem: Problem) -> tuple[bytes, Any, Any]:
 # ---- ONNX Runtime --------------------------------------------------------------------------------------------------
 
 
-def _session(model: bytes, x: Any, out: Any, shape: tuple[int, ...], threads: int) -> tuple[Any, Any]:
+def _session(model: bytes, x: Any, out: Any, shape: tuple[int, ...], setting: Setting) -> tuple[Any, Any]:
     """A call without copies, and the value that it writes."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.intra_op_num_threads, options.inter_op_num_threads = setting.threads, 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     value = onnxruntime.OrtValue.ortvalue_from_numpy(x)
@@ -117,7 +117,7 @@ def _session(model: bytes, x: Any, out: Any, shape: tuple[int, ...], threads: in
 
 def _onnxruntime(problem: Problem, setting: Setting) -> Prepared:
     model, weight, x = _float_model(problem)
-    call, out = _session(model, x, np.float32, _out_shape(problem), setting.threads)
+    call, out = _session(model, x, np.float32, _out_shape(problem), setting)
     return Prepared(call, lambda: _rows_first(problem, out.numpy()), weight.nbytes + x.nbytes + out.numpy().nbytes)
 
 
@@ -133,24 +133,19 @@ def _onnxruntime_int8(problem: Problem, setting: Setting) -> Prepared:
     constants = {"w": weight, "zero": np.array(128, np.uint8)}
     if _is_linear(problem):
         node = helper.make_node("MatMulInteger", ["x", "w", "zero"], ["y"])
-        zero, step, kind, rounding = 0, scales[:, None].astype(float) * scale, np.dtype(np.int32), 0.0
-    else:
-        zero, step, kind = 128, float(np.abs(problem.exact(1)[0]).max(initial=LEAST)) / 127, np.dtype(np.uint8)
-        rounding = step / 2
-        constants |= {
-            "scale": np.array(scale, np.float32), "scales": scales, "zeros": np.zeros(len(scales), np.int8),
-            "step": np.array(step, np.float32),
-        }  # fmt: skip
-        inputs = ["x", "scale", "zero", "w", "scales", "zeros", "step", "zero"]
-        node = helper.make_node("QLinearConv", inputs, ["y"], **_attributes(problem))
-    model = _model(problem, [node], constants, x, kind)
-    call, out = _session(model, x, kind, _out_shape(problem), setting.threads)
-    return Prepared(
-        call,
-        lambda: (_rows_first(problem, out.numpy()).astype(float) - zero) * step,
-        weight.nbytes + x.nbytes + out.numpy().nbytes,
-        rounding,
-    )
+        call, out = _session(_model(problem, [node], constants, x, np.int32), x, np.int32, _out_shape(problem), setting)
+        units = scales[:, None].astype(float) * scale
+        traffic = weight.nbytes + x.nbytes + out.numpy().nbytes
+        return Prepared(call, lambda: _rows_first(problem, out.numpy()) * units, traffic)
+    unit = max(LEAST, float(np.abs(problem.exact(1)[0]).max(initial=0))) / 127
+    for name, value in {"scale": scale, "unit": unit}.items():
+        constants[name] = np.array(value, np.float32)
+    constants |= {"scales": scales, "zeros": np.zeros(len(scales), np.int8)}
+    inputs = ["x", "scale", "zero", "w", "scales", "zeros", "unit", "zero"]
+    node = helper.make_node("QLinearConv", inputs, ["y"], **_attributes(problem))
+    call, out = _session(_model(problem, [node], constants, x, np.uint8), x, np.uint8, _out_shape(problem), setting)
+    traffic = weight.nbytes + x.nbytes + out.numpy().nbytes
+    return Prepared(call, lambda: (_rows_first(problem, out.numpy()) - 128.0) * unit, traffic, rounding=unit / 2)
 
 
 # ---- OpenVINO ------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ from coppice.kernels.bench.contenders import Prepared, Setting
 from coppice.kernels.bench.machine import cores, this_machine
 from coppice.kernels.bench.plot import check_plot, lines
 from coppice.kernels.bench.problem import Problem
-from coppice.kernels.bench.statistics import LEVEL, paired, unpaired
+from coppice.kernels.bench.statistics import LEVEL, differs, paired, unpaired
 
 ROOT = Path(__file__).parents[2]
 SMALL = Shape("test", "layer", 16, 24, 33)
@@ -322,6 +322,8 @@ def test_statistics_tell_noise_from_a_difference() -> None:
     random = np.random.default_rng(1)
     noise = np.exp(random.normal(0, 0.1, 30))
     assert paired(noise) > LEVEL
+    assert differs(1.03, 0.001) and differs(0.97, 0.001)
+    assert not differs(1.01, 1e-9) and not differs(2.0, 0.05)
     assert paired(noise * 1.2) < LEVEL
     assert paired([1.0] * 30) == 1
     assert unpaired(noise, np.exp(random.normal(0, 0.1, 30))) > LEVEL
