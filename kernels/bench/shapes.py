@@ -10,7 +10,7 @@ from importlib.resources import files
 from math import ceil
 
 from coppice.kernels._errors import KernelError
-from coppice.kernels._matmul import Window
+from coppice.kernels._window import Window
 
 
 @dataclass(frozen=True)
