@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from coppice.kernels._code import Code, compile_code
 from coppice.kernels._convert import triplets
 from coppice.kernels._errors import KernelError
+from coppice.kernels._format import pack, unpack
 from coppice.kernels._types import TYPES, Array, narrowed, widened
 
 #: Columns are stored in 16 bits, relative to their slab.
@@ -228,6 +229,19 @@ class Weight:
             KernelsUnavailable: there is no C library.
         """
         return replace(self, code=compile_code(self, None if cache is None else Path(cache)))
+
+    def to_bytes(self) -> bytes:
+        """The weight as the content of a safetensors file, for :meth:`from_bytes`; code is left out."""
+        return pack(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Weight:
+        """The weight that :meth:`to_bytes` wrote; ``data`` may come from anyone.
+
+        Raises:
+            KernelError: it is another file, of another version, or its arrays contradict each other.
+        """
+        return cls(**unpack(data))
 
     def to_dense(self) -> NDArray[np.float32]:
         """The matrix with its zeros, float32 [rows, cols]: what the kernels multiply by, rounding included."""
