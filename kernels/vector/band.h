@@ -28,47 +28,59 @@ ALWAYS_INLINE void copy_line(const int type, const void *x, int64_t index, int64
     }
 }
 
-ALWAYS_INLINE void fill_band(const int type, const void *x, int64_t channel, const coppice_window *w,
-                             const coppice_band *band, int64_t first, int64_t out_rows, float outside, float *to) {
-    const int64_t rows = coppice_band_rows(w, band, out_rows), row_floats = band->lines * band->pitch;
+/* A band in scratch. */
+typedef struct room {
+    const coppice_window *window;
+    coppice_band band;
+    int64_t row_floats;
+    float outside; /* what there is outside of x */
+    int64_t *taps; /* floats from the start of a row of the band to what each tap meets in the first window */
+    float *rows;
+} room;
+
+/* The places outside of x to the left and to the right are the same in all bands of a call: they are written here. */
+static room begin_room(const coppice_window *w, float outside, void *scratch) {
+    room r = {.window = w, .band = coppice_band_of(w, COPPICE_BAND_ROWS), .outside = outside};
+    r.row_floats = r.band.lines * r.band.pitch;
+    r.taps = (int64_t *)(void *)aligned(scratch);
+    r.rows = aligned(r.taps + w->kernel_x);
+    for (int64_t kx = 0; kx < w->kernel_x; kx++)
+        r.taps[kx] = coppice_line_of(w, &r.band, coppice_tap_line(w, kx)).start + coppice_tap_offset(w, kx);
+    fill(r.rows, r.band.rows * r.row_floats, outside);
+    return r;
+}
+
+ALWAYS_INLINE void fill_room(const int type, const void *x, int64_t channel, const room *r, int64_t first,
+                             int64_t out_rows) {
+    const coppice_window *w = r->window;
+    const coppice_band *band = &r->band;
+    const int64_t rows = coppice_band_rows(w, band, out_rows);
     for (int64_t number = 0; number < band->lines; number++) {
         const coppice_line line = coppice_line_of(w, band, number);
         for (int64_t row = 0; row < rows; row++) {
             const int64_t y = coppice_band_row(w, band, first, row);
+            float *to = r->rows + row * r->row_floats + line.at;
             if (y < 0 || y >= w->height)
-                fill(to + row * row_floats + line.at, line.inside,
-                     outside); /* the rest of its last vector is outside */
+                fill(to, line.inside, r->outside); /* whole vectors: what follows is outside of x too */
             else
                 copy_line(type, x, channel * w->channel_stride + y * w->row_stride + line.column, w->stride_x,
-                          line.inside, to + row * row_floats + line.at);
+                          line.inside, to);
         }
     }
 }
 
-/* The band of `out_rows` output rows from `first` on over a channel of x. What lies outside of x to the left and to the
- * right must be there: see clear_band. */
-static void pack_band(int32_t type, const void *x, int64_t channel, const coppice_window *w, const coppice_band *band,
-                      int64_t first, int64_t out_rows, float outside, float *to) {
+/* The band of `out_rows` output rows from `first` on over a channel of x. */
+static void pack_room(int32_t type, const void *x, int64_t channel, const room *r, int64_t first, int64_t out_rows) {
     switch (type) {
     case COPPICE_F16:
-        fill_band(COPPICE_F16, x, channel, w, band, first, out_rows, outside, to);
+        fill_room(COPPICE_F16, x, channel, r, first, out_rows);
         break;
     case COPPICE_BF16:
-        fill_band(COPPICE_BF16, x, channel, w, band, first, out_rows, outside, to);
+        fill_room(COPPICE_BF16, x, channel, r, first, out_rows);
         break;
     default:
-        fill_band(COPPICE_F32, x, channel, w, band, first, out_rows, outside, to);
+        fill_room(COPPICE_F32, x, channel, r, first, out_rows);
     }
-}
-
-/* Once, before the first band of a call: the places outside of x are the same in all bands and channels. */
-static void clear_band(const coppice_band *band, float outside, float *to) {
-    fill(to, band->rows * band->lines * band->pitch, outside);
-}
-
-/* Floats from the start of a row of a band to what a tap meets in the first window. */
-static inline int64_t tap_of(const coppice_window *w, const coppice_band *band, int64_t kx) {
-    return coppice_line_of(w, band, coppice_tap_line(w, kx)).start + coppice_tap_offset(w, kx);
 }
 
 #endif

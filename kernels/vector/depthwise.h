@@ -14,8 +14,7 @@ enum { most_taps = 5, tile_rows = 4 };
 /* A band, and the row of the result that is made from it. */
 typedef struct pass {
     const coppice_depthwise_args *args;
-    const coppice_band *band;
-    const float *from;
+    const room *from;
     int64_t row, first; /* first: output row of the band's beginning */
 } pass;
 
@@ -50,19 +49,19 @@ ALWAYS_INLINE void put(const int plain, void *y, const strip *s, int64_t row, ve
 ALWAYS_INLINE void march(const int kernel, const int stride, const int plain, const pass *p, int64_t out_rows) {
     const coppice_window *w = &p->args->window;
     const float *weight = p->args->weight + p->row * kernel * kernel;
-    const int64_t row_floats = p->band->lines * p->band->pitch, width = w->out_width;
+    const int64_t row_floats = p->from->row_floats, width = w->out_width;
     const int live = (kernel + stride - 1) / stride;
     void *y = p->args->y;
     int64_t taps[most_taps];
     vector held[most_taps][most_taps];
     for (int kx = 0; kx < kernel; kx++)
-        taps[kx] = tap_of(w, p->band, kx);
+        taps[kx] = p->from->taps[kx];
     for (int ky = 0; ky < kernel; ky++)
         for (int kx = 0; kx < kernel; kx++)
             held[ky][kx] = broadcast(weight[ky * kernel + kx]);
     for (int64_t ox = 0; ox < width; ox += LANES) {
         const strip s = strip_of(p, ox);
-        const float *from = p->from + ox;
+        const float *from = p->from->rows + ox;
         vector sum[most_taps];
         for (int j = 0; j < live; j++)
             sum[j] = s.bias;
@@ -86,8 +85,8 @@ ALWAYS_INLINE void march(const int kernel, const int stride, const int plain, co
 /* `rows` output rows, a constant, from row `top` of the band on, by a kernel of any size. */
 ALWAYS_INLINE void go_by_taps(const int rows, const pass *p, int64_t top) {
     const coppice_window *w = &p->args->window;
-    const coppice_band *band = p->band;
-    const int64_t row_floats = band->lines * band->pitch, step = band->row_step * row_floats;
+    const coppice_band *band = &p->from->band;
+    const int64_t row_floats = p->from->row_floats, step = band->row_step * row_floats;
     for (int64_t ox = 0; ox < w->out_width; ox += LANES) {
         const float *weight = p->args->weight + p->row * w->kernel_y * w->kernel_x;
         const strip s = strip_of(p, ox);
@@ -95,9 +94,9 @@ ALWAYS_INLINE void go_by_taps(const int rows, const pass *p, int64_t top) {
         for (int r = 0; r < rows; r++)
             sum[r] = s.bias;
         for (int64_t ky = 0; ky < w->kernel_y; ky++) {
-            const float *from = p->from + top * step + ky * band->tap_step * row_floats + ox;
+            const float *from = p->from->rows + top * step + ky * band->tap_step * row_floats + ox;
             for (int64_t kx = 0; kx < w->kernel_x; kx++) {
-                const float *x = from + tap_of(w, band, kx);
+                const float *x = from + p->from->taps[kx];
                 const vector value = broadcast(*weight++);
                 for (int r = 0; r < rows; r++)
                     sum[r] = multiply_add(value, load(x + r * step), sum[r]);
@@ -111,7 +110,7 @@ ALWAYS_INLINE void go_by_taps(const int rows, const pass *p, int64_t top) {
 static void run_band(const pass *p, int64_t out_rows) {
     const coppice_window *w = &p->args->window;
     const int plain = p->args->type == COPPICE_F32 && p->args->activation == COPPICE_CLAMP_ONLY;
-    const int square = w->kernel_y == w->kernel_x && w->dilation_y == 1 && p->band->row_step == w->stride_y;
+    const int square = w->kernel_y == w->kernel_x && w->dilation_y == 1 && p->from->band.row_step == w->stride_y;
 #define KERNEL(kernel, stride)                                                                                         \
     if (square && w->kernel_y == kernel && w->stride_y == stride) {                                                    \
         if (plain)                                                                                                     \
@@ -136,27 +135,20 @@ static int64_t source_of(const coppice_depthwise_args *args, int64_t row) {
     return args->sources ? args->sources[row] : row;
 }
 
-/* Rows of the result are dealt to the shares where there are enough of them, else the output rows of each. */
 static void depthwise_vectors(const coppice_depthwise_args *args) {
     const coppice_window *w = &args->window;
-    const int64_t share = args->work.share, shares = args->work.shares, rows = args->rows;
-    if (rows == 0 || w->out_height == 0 || w->out_width == 0)
+    if (args->rows == 0 || w->out_height == 0 || w->out_width == 0)
         return;
-    const int by_rows = rows >= shares;
-    const int64_t end_row = by_rows ? rows * (share + 1) / shares : rows;
-    const int64_t begin = by_rows ? 0 : w->out_height * share / shares;
-    const int64_t end = by_rows ? w->out_height : w->out_height * (share + 1) / shares;
-    const coppice_band band = coppice_band_of(w, COPPICE_DEPTHWISE_ROWS);
-    float *room = aligned(args->work.scratch);
-    pass p = {.args = args, .band = &band, .from = room};
-    clear_band(&band, 0.0f, room);
-    for (int64_t row = by_rows ? rows * share / shares : 0, next; row < end_row; row = next) {
+    const coppice_part part = coppice_part_of(&args->work, args->rows, w->out_height);
+    const room r = begin_room(w, 0.0f, args->work.scratch);
+    pass p = {.args = args, .from = &r};
+    for (int64_t row = part.row, next; row < part.end_row; row = next) {
         const int64_t source = source_of(args, row);
-        for (next = row + 1; next < end_row && source_of(args, next) == source;)
+        for (next = row + 1; next < part.end_row && source_of(args, next) == source;)
             next++;
-        for (p.first = begin; p.first < end; p.first += band.out_rows) {
-            const int64_t out_rows = end - p.first < band.out_rows ? end - p.first : band.out_rows;
-            pack_band(args->type, args->x, source, w, &band, p.first, out_rows, 0.0f, room);
+        for (p.first = part.line; p.first < part.end_line; p.first += r.band.out_rows) {
+            const int64_t left = part.end_line - p.first, out_rows = left < r.band.out_rows ? left : r.band.out_rows;
+            pack_room(args->type, args->x, source, &r, p.first, out_rows);
             for (p.row = row; p.row < next; p.row++)
                 run_band(&p, out_rows);
         }

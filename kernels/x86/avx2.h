@@ -95,6 +95,10 @@ static inline vector add(vector a, vector b) {
     return _mm256_add_ps(a, b);
 }
 
+static inline vector subtract(vector a, vector b) {
+    return _mm256_sub_ps(a, b);
+}
+
 static inline vector multiply(vector a, vector b) {
     return _mm256_mul_ps(a, b);
 }
@@ -110,6 +114,28 @@ static inline vector maximum(vector a, vector b) {
 
 static inline vector minimum(vector a, vector b) {
     return _mm256_min_ps(a, b);
+}
+
+static inline vector square_root(vector a) {
+    return _mm256_sqrt_ps(a);
+}
+
+/* NaN where a or b is. */
+static inline vector greatest(vector a, vector b) {
+    return _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+}
+
+static inline float sum_lanes(vector a) {
+    __m128 sum = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+}
+
+/* The greatest lane; of NaN lanes any or none. */
+static inline float maximum_lane(vector a) {
+    __m128 most = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    most = _mm_max_ps(most, _mm_movehl_ps(most, most));
+    return _mm_cvtss_f32(_mm_max_ss(most, _mm_movehdup_ps(most)));
 }
 
 static inline vector divide(vector a, vector b) {

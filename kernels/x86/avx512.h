@@ -83,6 +83,10 @@ static inline vector add(vector a, vector b) {
     return _mm512_add_ps(a, b);
 }
 
+static inline vector subtract(vector a, vector b) {
+    return _mm512_sub_ps(a, b);
+}
+
 static inline vector multiply(vector a, vector b) {
     return _mm512_mul_ps(a, b);
 }
@@ -98,6 +102,24 @@ static inline vector maximum(vector a, vector b) {
 
 static inline vector minimum(vector a, vector b) {
     return _mm512_min_ps(a, b);
+}
+
+static inline vector square_root(vector a) {
+    return _mm512_sqrt_ps(a);
+}
+
+/* NaN where a or b is. */
+static inline vector greatest(vector a, vector b) {
+    return _mm512_mask_mov_ps(_mm512_max_ps(a, b), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a);
+}
+
+static inline float sum_lanes(vector a) {
+    return _mm512_reduce_add_ps(a);
+}
+
+/* The greatest lane; of NaN lanes any or none. */
+static inline float maximum_lane(vector a) {
+    return _mm512_reduce_max_ps(a);
 }
 
 static inline vector divide(vector a, vector b) {
