@@ -20,33 +20,32 @@ typedef struct pass {
 
 /* What a strip of the result one vector wide needs, apart from memory that a store to it might change. */
 typedef struct strip {
-    int type, activation, count;
-    int64_t index, pitch; /* of its first element in y, and elements between its rows */
+    int64_t index, width, rows; /* of its first element in y; columns and rows of the band's result */
     vector bias, lower, upper;
 } strip;
 
-ALWAYS_INLINE strip strip_of(const pass *p, int64_t ox) {
+ALWAYS_INLINE strip strip_of(const pass *p, int64_t ox, int64_t rows) {
     const coppice_depthwise_args *args = p->args;
-    const int64_t width = args->window.out_width, left = width - ox;
-    return (strip){.type = args->type,
-                   .activation = args->activation,
-                   .count = (int)(left < LANES ? left : LANES),
-                   .index = p->row * args->y_stride + p->first * width + ox,
-                   .pitch = width,
+    const int64_t width = args->window.out_width;
+    return (strip){.index = p->row * args->y_stride + p->first * width + ox,
+                   .width = width,
+                   .rows = rows,
                    .bias = broadcast(args->bias ? args->bias[p->row] : 0.0f),
                    .lower = broadcast(args->lower),
                    .upper = broadcast(args->upper)};
 }
 
-/* Sums become row `row` of a strip. plain: fp32, and nothing but clamped. */
-ALWAYS_INLINE void put(const int plain, void *y, const strip *s, int64_t row, vector sum) {
-    const int type = plain ? COPPICE_F32 : s->type, activation = plain ? COPPICE_CLAMP_ONLY : s->activation;
-    store_as(type, y, s->index + row * s->pitch, s->count, finished(activation, s->lower, s->upper, sum));
+/* Sums become row `row` of a strip. */
+ALWAYS_INLINE void put(const int type, const int activation, void *y, const strip *s, int64_t row, vector sum) {
+    store_as(type, y, s->index + row * s->width, lanes_stored(s->width, row, s->rows),
+             finished(activation, s->lower, s->upper, sum));
 }
 
-/* A square kernel. The first three arguments are constants wherever this is called, so that the loops over them unroll
- * and their arrays live in registers. sum[j] belongs to the output row that began j windows above. */
-ALWAYS_INLINE void march(const int kernel, const int stride, const int plain, const pass *p, int64_t out_rows) {
+/* A square kernel. Its size and stride are constants wherever this is called, so that the loops over them unroll and
+ * their arrays live in registers; so are, where it is worth it, type and activation. sum[j] belongs to the output row
+ * that began j windows above. */
+ALWAYS_INLINE void march(const int kernel, const int stride, const int type, const int activation, const pass *p,
+                         int64_t out_rows) {
     const coppice_window *w = &p->args->window;
     const float *weight = p->args->weight + p->row * kernel * kernel;
     const int64_t row_floats = p->from->row_floats, width = w->out_width;
@@ -60,8 +59,8 @@ ALWAYS_INLINE void march(const int kernel, const int stride, const int plain, co
         for (int kx = 0; kx < kernel; kx++)
             held[ky][kx] = broadcast(weight[ky * kernel + kx]);
     for (int64_t ox = 0; ox < width; ox += LANES) {
-        const strip s = strip_of(p, ox);
-        const float *from = p->from->rows + ox;
+        const strip s = strip_of(p, strip_at(width, ox), out_rows);
+        const float *from = p->from->rows + strip_at(width, ox);
         vector sum[most_taps];
         for (int j = 0; j < live; j++)
             sum[j] = s.bias;
@@ -74,7 +73,7 @@ ALWAYS_INLINE void march(const int kernel, const int stride, const int plain, co
                             sum[j] = multiply_add(held[i + j * stride][kx], x, sum[j]);
                 }
             if (row >= 0)
-                put(plain, y, &s, row, sum[live - 1]);
+                put(type, activation, y, &s, row, sum[live - 1]);
             for (int j = live - 1; j > 0; j--)
                 sum[j] = sum[j - 1];
             sum[0] = s.bias;
@@ -83,13 +82,14 @@ ALWAYS_INLINE void march(const int kernel, const int stride, const int plain, co
 }
 
 /* `rows` output rows, a constant, from row `top` of the band on, by a kernel of any size. */
-ALWAYS_INLINE void go_by_taps(const int rows, const pass *p, int64_t top) {
+ALWAYS_INLINE void go_by_taps(const int rows, const pass *p, int64_t top, int64_t out_rows) {
     const coppice_window *w = &p->args->window;
     const coppice_band *band = &p->from->band;
     const int64_t row_floats = p->from->row_floats, step = band->row_step * row_floats;
-    for (int64_t ox = 0; ox < w->out_width; ox += LANES) {
+    for (int64_t begin = 0; begin < w->out_width; begin += LANES) {
+        const int64_t ox = strip_at(w->out_width, begin);
         const float *weight = p->args->weight + p->row * w->kernel_y * w->kernel_x;
-        const strip s = strip_of(p, ox);
+        const strip s = strip_of(p, ox, out_rows);
         vector sum[tile_rows];
         for (int r = 0; r < rows; r++)
             sum[r] = s.bias;
@@ -103,20 +103,24 @@ ALWAYS_INLINE void go_by_taps(const int rows, const pass *p, int64_t top) {
             }
         }
         for (int r = 0; r < rows; r++)
-            put(0, p->args->y, &s, top + r, sum[r]);
+            put(p->args->type, p->args->activation, p->args->y, &s, top + r, sum[r]);
     }
 }
 
 static void run_band(const pass *p, int64_t out_rows) {
     const coppice_window *w = &p->args->window;
-    const int plain = p->args->type == COPPICE_F32 && p->args->activation == COPPICE_CLAMP_ONLY;
+    const int type = p->args->type, activation = p->args->activation;
     const int square = w->kernel_y == w->kernel_x && w->dilation_y == 1 && p->from->band.row_step == w->stride_y;
 #define KERNEL(kernel, stride)                                                                                         \
     if (square && w->kernel_y == kernel && w->stride_y == stride) {                                                    \
-        if (plain)                                                                                                     \
-            march(kernel, stride, 1, p, out_rows);                                                                     \
+        if (activation != COPPICE_CLAMP_ONLY)                                                                          \
+            march(kernel, stride, type, activation, p, out_rows);                                                      \
+        else if (type == COPPICE_F32)                                                                                  \
+            march(kernel, stride, COPPICE_F32, COPPICE_CLAMP_ONLY, p, out_rows);                                       \
+        else if (type == COPPICE_F16)                                                                                  \
+            march(kernel, stride, COPPICE_F16, COPPICE_CLAMP_ONLY, p, out_rows);                                       \
         else                                                                                                           \
-            march(kernel, stride, 0, p, out_rows);                                                                     \
+            march(kernel, stride, COPPICE_BF16, COPPICE_CLAMP_ONLY, p, out_rows);                                      \
         return;                                                                                                        \
     }
     KERNEL(3, 1)
@@ -126,9 +130,9 @@ static void run_band(const pass *p, int64_t out_rows) {
 #undef KERNEL
     int64_t top = 0;
     for (; out_rows - top >= tile_rows; top += tile_rows)
-        go_by_taps(tile_rows, p, top);
+        go_by_taps(tile_rows, p, top, out_rows);
     for (; top < out_rows; top++)
-        go_by_taps(1, p, top);
+        go_by_taps(1, p, top, out_rows);
 }
 
 static int64_t source_of(const coppice_depthwise_args *args, int64_t row) {

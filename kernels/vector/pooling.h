@@ -42,11 +42,11 @@ static float columns_counted(const coppice_pooling_args *args, int64_t ox) {
 
 /* `rows` output rows from row `top` of the band on, which begins with output row `first`. */
 ALWAYS_INLINE void pool_tile(const int kind, const int rows, const coppice_pooling_args *args, const room *r,
-                             const float *columns, int64_t channel, int64_t first, int64_t top) {
+                             const float *columns, int64_t channel, int64_t first, int64_t top, int64_t out_rows) {
     const coppice_window *w = &args->window;
     const int64_t step = r->band.row_step * r->row_floats;
-    for (int64_t ox = 0; ox < w->out_width; ox += LANES) {
-        const int count = (int)(w->out_width - ox < LANES ? w->out_width - ox : LANES);
+    for (int64_t begin = 0; begin < w->out_width; begin += LANES) {
+        const int64_t ox = strip_at(w->out_width, begin);
         vector held[tile_rows];
         for (int i = 0; i < rows; i++)
             held[i] = broadcast(nothing(kind));
@@ -60,7 +60,8 @@ ALWAYS_INLINE void pool_tile(const int kind, const int rows, const coppice_pooli
             const int64_t oy = first + top + i;
             if (kind == COPPICE_AVERAGE_POOLING)
                 held[i] = divide(held[i], multiply(broadcast(rows_counted(args, oy)), load(columns + ox)));
-            store_as(args->type, args->y, channel * args->y_stride + oy * w->out_width + ox, count, held[i]);
+            store_as(args->type, args->y, channel * args->y_stride + oy * w->out_width + ox,
+                     lanes_stored(w->out_width, top + i, out_rows), held[i]);
         }
     }
 }
@@ -77,26 +78,32 @@ ALWAYS_INLINE void pool_bands(const int kind, const coppice_pooling_args *args, 
             pack_room(args->type, args->x, channel, &r, first, out_rows);
             int64_t top = 0;
             for (; out_rows - top >= tile_rows; top += tile_rows)
-                pool_tile(kind, tile_rows, args, &r, columns, channel, first, top);
+                pool_tile(kind, tile_rows, args, &r, columns, channel, first, top, out_rows);
             for (; top < out_rows; top++)
-                pool_tile(kind, 1, args, &r, columns, channel, first, top);
+                pool_tile(kind, 1, args, &r, columns, channel, first, top, out_rows);
         }
 }
 
-/* The only window of an output row, whose columns follow each other. */
+/* The only window of an output row, whose columns follow each other, and its rows too where x is all of it. */
 ALWAYS_INLINE vector pool_row(const int kind, const coppice_pooling_args *args, int64_t channel, int64_t oy) {
     const coppice_window *w = &args->window;
-    const int64_t end = w->kernel_x - w->pad_x < w->width ? w->kernel_x - w->pad_x : w->width;
+    const int64_t first = oy * w->stride_y - w->pad_y, reach = w->kernel_x - w->pad_x;
+    const int64_t reached = first < w->height ? (w->height - 1 - first) / w->dilation_y + 1 : 0;
+    int64_t ky = first < 0 ? (w->dilation_y - 1 - first) / w->dilation_y : 0,
+            length = reach < w->width ? reach : w->width;
+    int64_t end = reached < w->kernel_y ? reached : w->kernel_y;
+    if (w->dilation_y == 1 && length == w->row_stride && end > ky) {
+        length *= end - ky;
+        end = ky + 1;
+    }
     vector held = broadcast(nothing(kind));
-    for (int64_t ky = 0; ky < w->kernel_y; ky++) {
-        const int64_t y = oy * w->stride_y + ky * w->dilation_y - w->pad_y;
-        for (int64_t x = 0; y >= 0 && y < w->height && x < end; x += LANES) {
-            const int count = (int)(end - x < LANES ? end - x : LANES);
-            const int64_t index = channel * w->channel_stride + y * w->row_stride + x;
-            const vector part = load_as(args->type, args->x, index, count);
+    for (; ky < end; ky++)
+        for (int64_t x = 0; x < length; x += LANES) {
+            const int count = (int)(length - x < LANES ? length - x : LANES);
+            const int64_t row = channel * w->channel_stride + (first + ky * w->dilation_y) * w->row_stride;
+            const vector part = load_as(args->type, args->x, row + x, count);
             held = combined(kind, held, count < LANES ? first_lanes(count, part, broadcast(nothing(kind))) : part);
         }
-    }
     return held;
 }
 

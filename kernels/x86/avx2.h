@@ -156,9 +156,14 @@ static inline vector first_lanes(int count, vector a, vector b) {
     return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(lanes(count)));
 }
 
-/* Lanes 0, 2, 4, ... of a and then of b. */
+/* Lanes 0, 2, 4, ... of a and then of b; lanes 1, 3, 5, ... */
 static inline vector even_lanes(vector a, vector b) {
     const __m256d pairs = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(pairs, 0xd8));
+}
+
+static inline vector odd_lanes(vector a, vector b) {
+    const __m256d pairs = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xdd));
     return _mm256_castpd_ps(_mm256_permute4x64_pd(pairs, 0xd8));
 }
 

@@ -140,10 +140,15 @@ static inline vector first_lanes(int count, vector a, vector b) {
     return _mm512_mask_blend_ps(lanes(count), b, a);
 }
 
-/* Lanes 0, 2, 4, ... of a and then of b. */
+/* Lanes 0, 2, 4, ... of a and then of b; lanes 1, 3, 5, ... */
 static inline vector even_lanes(vector a, vector b) {
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     return _mm512_permutex2var_ps(a, even, b);
+}
+
+static inline vector odd_lanes(vector a, vector b) {
+    const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return _mm512_permutex2var_ps(a, odd, b);
 }
 
 static inline vector nearest_integer(vector a) {
