@@ -8,9 +8,13 @@ The C side is described by ``abi.h``; layouts, ranges and measured speed by ``do
 
 from coppice.kernels._activations import ACTIVATIONS
 from coppice.kernels._depthwise import depthwise
+from coppice.kernels._eltwise import eltwise
 from coppice.kernels._errors import IsaError, KernelError, KernelsUnavailable
 from coppice.kernels._matmul import bind, matmul
+from coppice.kernels._norm import layer_norm, rms_norm
 from coppice.kernels._pool import Pool
+from coppice.kernels._pooling import average_pool, max_pool
+from coppice.kernels._softmax import softmax
 from coppice.kernels._variants import Status, Variant, isa, status, variants
 from coppice.kernels._weight import Weight
 from coppice.kernels._window import Window
@@ -25,10 +29,16 @@ __all__ = [
     "Variant",
     "Weight",
     "Window",
+    "average_pool",
     "bind",
     "depthwise",
+    "eltwise",
     "isa",
+    "layer_norm",
     "matmul",
+    "max_pool",
+    "rms_norm",
+    "softmax",
     "status",
     "variants",
 ]

@@ -98,11 +98,17 @@ def _tensor_array(name: str, tensor: Any, torch: Any) -> tuple[str, Any]:
     return kind, (tensor.view(torch.uint16) if kind == "bfloat16" else tensor).numpy()
 
 
-def empty_like(x: Any, shape: tuple[int, ...]) -> Any:
-    """A new array of the same kind and type as ``x``."""
-    if isinstance(x, np.ndarray):
-        return np.empty(shape, x.dtype)
-    return x.new_empty(shape)
+def empty_like(x: Any, shape: tuple[int, ...], kind: str | None = None) -> Any:
+    """A new array of the same kind as ``x``, of its type or of type ``kind``.
+
+    Raises:
+        KernelError: numpy has no such type.
+    """
+    if not isinstance(x, np.ndarray):
+        return x.new_empty(shape, dtype=None if kind is None else getattr(sys.modules["torch"], kind))
+    if kind == "bfloat16":
+        raise KernelError("numpy has no bfloat16", place="type", remedy="pass a torch tensor")
+    return np.empty(shape, x.dtype if kind is None else kind)
 
 
 assert set(TYPES) >= {"float32", "float16", "bfloat16"}

@@ -46,7 +46,9 @@ typedef enum coppice_status {
     COPPICE_THREADS = -17,         /* the number of threads is not in 1 .. 256, or the system gives no more threads */
     COPPICE_BUSY = -18,            /* the pool is at work for another thread, or for a call of its own */
     COPPICE_CODE = -19,            /* the code was not written for this weight by this library */
-    COPPICE_CHANNELS = -20         /* a row of the result has no channel of x */
+    COPPICE_CHANNELS = -20,        /* a row of the result has no channel of x */
+    COPPICE_KIND = -21,            /* no such kind of normalisation or pooling */
+    COPPICE_EPSILON = -22          /* epsilon is negative, infinite or NaN */
 } coppice_status;
 
 /* Instruction sets. Each architecture has its own list, in which a higher number includes the lower ones; the library
@@ -175,6 +177,85 @@ typedef struct coppice_depthwise_args {
     float upper;
 } coppice_depthwise_args;
 
+typedef enum coppice_norm_kind { COPPICE_LAYER_NORM = 0, COPPICE_RMS_NORM = 1 } coppice_norm_kind;
+
+/* Normalises each token over its channels, in fp32:
+ *
+ *   COPPICE_LAYER_NORM  (x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon) * weight + bias
+ *   COPPICE_RMS_NORM    x / sqrt(mean(x^2) + epsilon) * weight + bias
+ *
+ * with weight[channels] and bias[channels], or NULL: 1 and 0. x and y are [channels][tokens], or [tokens][channels]
+ * where token_rows is not 0; unit stride within a row. y may be x itself (same pointer, same stride, same type);
+ * otherwise they do not overlap. */
+typedef struct coppice_norm_args {
+    coppice_work work; /* scratch is not looked at */
+    int32_t kind;      /* coppice_norm_kind */
+    int32_t type;      /* of x and y: COPPICE_F32, COPPICE_F16 or COPPICE_BF16 */
+    int32_t token_rows;
+    float epsilon; /* 0 or more, finite */
+    int64_t channels;
+    int64_t tokens;
+    const void *x;
+    int64_t x_stride;
+    void *y;
+    int64_t y_stride;
+    const float *weight;
+    const float *bias;
+} coppice_norm_args;
+
+/* y[row][i] = exp(scale * x[row][i]) / sum over j of exp(scale * x[row][j]), in fp32 and without overflow. -inf gives
+ * 0; a row with NaN, with +inf, or with nothing but -inf is NaN throughout. y may be x itself (same pointer, same
+ * stride); otherwise they do not overlap. */
+typedef struct coppice_softmax_args {
+    coppice_work work;
+    int32_t type; /* of x and y: COPPICE_F32, COPPICE_F16 or COPPICE_BF16 */
+    float scale;
+    int64_t rows;
+    int64_t pixels;
+    const void *x;
+    int64_t x_stride;
+    void *y;
+    int64_t y_stride;
+} coppice_softmax_args;
+
+typedef enum coppice_pooling_kind { COPPICE_MAX_POOLING = 0, COPPICE_AVERAGE_POOLING = 1 } coppice_pooling_kind;
+
+/* y[channel][out_height * out_width]: the greatest or the mean of the elements of x in each window. An average divides
+ * by the number of places of the window inside of x, or, with count_padding, inside of x with its padding, of which
+ * there is after_y and after_x behind the last row and column. Without any the greatest is -inf, the mean NaN. A window
+ * with NaN gives NaN. y does not overlap x. */
+typedef struct coppice_pooling_args {
+    coppice_work work;
+    coppice_window window;
+    int32_t kind; /* coppice_pooling_kind */
+    int32_t type; /* of x and y: COPPICE_F32, COPPICE_F16 or COPPICE_BF16 */
+    int32_t count_padding;
+    int64_t after_y, after_x; /* 0 .. 2^31 - 1 */
+    const void *x;
+    void *y;
+    int64_t y_stride;
+} coppice_pooling_args;
+
+/* y[rows][pixels] = clamp(activation(a * x + b * z)), in fp32, with the epilogue of matmul. z may be NULL: a * x. Each
+ * matrix has a type of its own. y may be x or z itself (same pointer, same stride, same type); otherwise it overlaps
+ * neither. */
+typedef struct coppice_eltwise_args {
+    coppice_work work;              /* scratch is not looked at */
+    int32_t x_type, z_type, y_type; /* COPPICE_F32, COPPICE_F16 or COPPICE_BF16 */
+    int32_t activation;
+    float a, b;
+    int64_t rows;
+    int64_t pixels;
+    const void *x;
+    int64_t x_stride;
+    const void *z;
+    int64_t z_stride;
+    void *y;
+    int64_t y_stride;
+    float lower;
+    float upper;
+} coppice_eltwise_args;
+
 /* One implementation of a primitive. Strings live as long as the library. */
 typedef struct coppice_variant {
     const char *primitive; /* "matmul" */
@@ -218,6 +299,14 @@ COPPICE_API int32_t coppice_matmul(const coppice_matmul_args *args);
 /* The same for the convolution of each channel by itself. */
 COPPICE_API int64_t coppice_depthwise_scratch(const coppice_depthwise_args *args);
 COPPICE_API int32_t coppice_depthwise(const coppice_depthwise_args *args);
+
+/* And for the other primitives; norm and eltwise need no scratch. */
+COPPICE_API int32_t coppice_norm(const coppice_norm_args *args);
+COPPICE_API int64_t coppice_softmax_scratch(const coppice_softmax_args *args);
+COPPICE_API int32_t coppice_softmax(const coppice_softmax_args *args);
+COPPICE_API int64_t coppice_pooling_scratch(const coppice_pooling_args *args);
+COPPICE_API int32_t coppice_pooling(const coppice_pooling_args *args);
+COPPICE_API int32_t coppice_eltwise(const coppice_eltwise_args *args);
 
 /* All variants of all primitives: numbers 0 .. count - 1, within a primitive from the reference to the fastest. */
 COPPICE_API int32_t coppice_variant_count(void);

@@ -77,15 +77,17 @@ static inline coppice_band coppice_band_of(const coppice_window *w, int64_t leas
     return band;
 }
 
-/* Bytes for a band and its alignment, or COPPICE_SIZE where they cannot be addressed. */
+/* Bytes for a band, the places of kernel_x taps and the alignment of both, or COPPICE_SIZE where they cannot be
+ * addressed. */
 static inline int64_t coppice_band_bytes(const coppice_window *w, int64_t least) {
     if (w->out_height == 0 || w->out_width == 0)
         return 0;
     const coppice_band band = coppice_band_of(w, least);
-    const int64_t most = PTRDIFF_MAX / (int64_t)sizeof(float) - COPPICE_SCRATCH_ALIGNMENT;
+    const int64_t others = w->kernel_x * (int64_t)sizeof(int64_t) + 2 * COPPICE_SCRATCH_ALIGNMENT;
+    const int64_t most = (PTRDIFF_MAX - others) / (int64_t)sizeof(float);
     if (band.pitch > most / band.lines || band.rows > most / (band.lines * band.pitch))
         return COPPICE_SIZE;
-    return band.rows * band.lines * band.pitch * (int64_t)sizeof(float) + COPPICE_SCRATCH_ALIGNMENT;
+    return band.rows * band.lines * band.pitch * (int64_t)sizeof(float) + others;
 }
 
 #endif

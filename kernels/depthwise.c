@@ -6,7 +6,7 @@ int64_t coppice_depthwise_scratch(const coppice_depthwise_args *args) {
     if (!args)
         return COPPICE_NULL;
     const int32_t status = check_window(&args->window);
-    return status == COPPICE_OK ? coppice_band_bytes(&args->window, COPPICE_DEPTHWISE_ROWS) : status;
+    return status == COPPICE_OK ? coppice_band_bytes(&args->window, COPPICE_BAND_ROWS) : status;
 }
 
 static int32_t check_sources(const coppice_depthwise_args *args) {

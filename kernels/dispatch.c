@@ -119,6 +119,22 @@ int32_t coppice_depthwise(const coppice_depthwise_args *args) {
     return run_best("depthwise", args);
 }
 
+int32_t coppice_norm(const coppice_norm_args *args) {
+    return run_best("norm", args);
+}
+
+int32_t coppice_softmax(const coppice_softmax_args *args) {
+    return run_best("softmax", args);
+}
+
+int32_t coppice_pooling(const coppice_pooling_args *args) {
+    return run_best("pooling", args);
+}
+
+int32_t coppice_eltwise(const coppice_eltwise_args *args) {
+    return run_best("eltwise", args);
+}
+
 int32_t coppice_variant_count(void) {
     return row_count;
 }
@@ -214,6 +230,10 @@ const char *coppice_status_text(int32_t status) {
         return "the code was not written for this weight by this library";
     case COPPICE_CHANNELS:
         return "a row of the result has no channel of x";
+    case COPPICE_KIND:
+        return "there is no such kind of normalisation or pooling";
+    case COPPICE_EPSILON:
+        return "epsilon is negative, infinite or NaN";
     default:
         return "unknown status";
     }

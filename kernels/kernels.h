@@ -29,8 +29,8 @@
 /* Panels in scratch start on a cache line. */
 #define COPPICE_SCRATCH_ALIGNMENT 64
 
-/* The band of depthwise in scratch holds so many output rows at least. */
-#define COPPICE_DEPTHWISE_ROWS 8
+/* A band in scratch (band.h) holds so many output rows at least. */
+#define COPPICE_BAND_ROWS 8
 
 /* The widest slab: columns are stored in 16 bits. */
 #define COPPICE_SLAB_MAX 65536
@@ -49,8 +49,12 @@ size_t coppice_args_size(int32_t variant);
 /* Everything about the arguments but the entries of the weight. */
 int32_t coppice_matmul_check(const coppice_matmul_args *args);
 
-/* Everything about the arguments, sources included. */
+/* Everything about the arguments. */
 int32_t coppice_depthwise_check(const coppice_depthwise_args *args);
+int32_t coppice_norm_check(const coppice_norm_args *args);
+int32_t coppice_softmax_check(const coppice_softmax_args *args);
+int32_t coppice_pooling_check(const coppice_pooling_args *args);
+int32_t coppice_eltwise_check(const coppice_eltwise_args *args);
 
 /* Slabs and bands of a matrix whose sizes are valid. There is at least one slab, so that the epilogue always runs. */
 static inline int64_t coppice_slabs(const coppice_weight *weight) {
@@ -86,6 +90,19 @@ static inline size_t coppice_entries(const coppice_weight *weight, int64_t slab,
 static inline int64_t coppice_widened(const coppice_weight *weight) {
     const int64_t columns = weight->cols < weight->slab ? weight->cols : weight->slab;
     return weight->type == COPPICE_F32 ? 0 : COPPICE_WIDENED + columns * weight->height + COPPICE_PANEL_SLACK;
+}
+
+/* What a share does of a result of `rows` rows of `lines` parts each: whole rows where there are enough of them, else
+ * its lines of every row. */
+typedef struct coppice_part {
+    int64_t row, end_row, line, end_line;
+} coppice_part;
+
+static inline coppice_part coppice_part_of(const coppice_work *work, int64_t rows, int64_t lines) {
+    const int64_t share = work->share, shares = work->shares;
+    if (rows >= shares)
+        return (coppice_part){rows * share / shares, rows * (share + 1) / shares, 0, lines};
+    return (coppice_part){0, rows, lines * share / shares, lines * (share + 1) / shares};
 }
 
 /* Bytes of an element; 0 for what is no type. */

@@ -103,6 +103,10 @@ static inline vector add(vector a, vector b) {
     return _mm256_add_ps(a, b);
 }
 
+static inline vector subtract(vector a, vector b) {
+    return _mm256_sub_ps(a, b);
+}
+
 static inline vector multiply(vector a, vector b) {
     return _mm256_mul_ps(a, b);
 }
@@ -118,6 +122,28 @@ static inline vector maximum(vector a, vector b) {
 
 static inline vector minimum(vector a, vector b) {
     return _mm256_min_ps(a, b);
+}
+
+static inline vector square_root(vector a) {
+    return _mm256_sqrt_ps(a);
+}
+
+/* NaN where a or b is. */
+static inline vector greatest(vector a, vector b) {
+    return _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+}
+
+static inline float sum_lanes(vector a) {
+    __m128 sum = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+}
+
+/* The greatest lane; of NaN lanes any or none. */
+static inline float maximum_lane(vector a) {
+    __m128 most = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    most = _mm_max_ps(most, _mm_movehl_ps(most, most));
+    return _mm_cvtss_f32(_mm_max_ss(most, _mm_movehdup_ps(most)));
 }
 
 static inline vector divide(vector a, vector b) {
@@ -138,9 +164,14 @@ static inline vector first_lanes(int count, vector a, vector b) {
     return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(lanes(count)));
 }
 
-/* Lanes 0, 2, 4, ... of a and then of b. */
+/* Lanes 0, 2, 4, ... of a and then of b; lanes 1, 3, 5, ... */
 static inline vector even_lanes(vector a, vector b) {
     const __m256d pairs = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(pairs, 0xd8));
+}
+
+static inline vector odd_lanes(vector a, vector b) {
+    const __m256d pairs = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xdd));
     return _mm256_castpd_ps(_mm256_permute4x64_pd(pairs, 0xd8));
 }
 

@@ -89,6 +89,10 @@ static inline vector add(vector a, vector b) {
     return _mm512_add_ps(a, b);
 }
 
+static inline vector subtract(vector a, vector b) {
+    return _mm512_sub_ps(a, b);
+}
+
 static inline vector multiply(vector a, vector b) {
     return _mm512_mul_ps(a, b);
 }
@@ -104,6 +108,24 @@ static inline vector maximum(vector a, vector b) {
 
 static inline vector minimum(vector a, vector b) {
     return _mm512_min_ps(a, b);
+}
+
+static inline vector square_root(vector a) {
+    return _mm512_sqrt_ps(a);
+}
+
+/* NaN where a or b is. */
+static inline vector greatest(vector a, vector b) {
+    return _mm512_mask_mov_ps(_mm512_max_ps(a, b), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a);
+}
+
+static inline float sum_lanes(vector a) {
+    return _mm512_reduce_add_ps(a);
+}
+
+/* The greatest lane; of NaN lanes any or none. */
+static inline float maximum_lane(vector a) {
+    return _mm512_reduce_max_ps(a);
 }
 
 static inline vector divide(vector a, vector b) {
@@ -124,10 +146,15 @@ static inline vector first_lanes(int count, vector a, vector b) {
     return _mm512_mask_blend_ps(lanes(count), b, a);
 }
 
-/* Lanes 0, 2, 4, ... of a and then of b. */
+/* Lanes 0, 2, 4, ... of a and then of b; lanes 1, 3, 5, ... */
 static inline vector even_lanes(vector a, vector b) {
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     return _mm512_permutex2var_ps(a, even, b);
+}
+
+static inline vector odd_lanes(vector a, vector b) {
+    const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return _mm512_permutex2var_ps(a, odd, b);
 }
 
 static inline vector nearest_integer(vector a) {

@@ -325,6 +325,10 @@ int main(int count, char **arguments) {
     check_matmul(count > 1 ? arguments[1] : NULL);
     check_pool();
     check_depthwise();
+    check_norm();
+    check_softmax();
+    check_pooling();
+    check_eltwise();
     printf("check: %d expectations, %d failed, up to %s\n", expectations, failures,
            coppice_isa_name(coppice_isa_active()));
     return failures > 0;

@@ -93,5 +93,9 @@ void check_variants(const char *primitive, void *args, output *y, const char *wh
 void check_matmul(const char *shapes);
 void check_pool(void);
 void check_depthwise(void);
+void check_norm(void);
+void check_softmax(void);
+void check_pooling(void);
+void check_eltwise(void);
 
 #endif

@@ -48,10 +48,6 @@ GOOD: dict[str, np.ndarray[Any, Any]] = {
     "starts": np.array([0, 1], np.uint32),
     "columns": np.zeros(1, np.uint16),
 }
-    "values": np.ones((1, 1), np.float32),
-    "starts": np.array([0, 1], np.uint32),
-    "columns": np.zeros(1, np.uint16),
-}
 
 
 @pytest.mark.parametrize(
