@@ -145,7 +145,8 @@ int32_t coppice_matmul_check(const coppice_matmul_args *args) {
     int32_t status = check_weight(weight);
     if (status != COPPICE_OK)
         return status;
-    if (args->type == COPPICE_I8 || !coppice_type_size(args->type))
+    if (args->type == COPPICE_I8 || !coppice_type_size(args->type) ||
+        (args->arithmetic != COPPICE_F32 && args->arithmetic != COPPICE_F16))
         return COPPICE_TYPE;
     if (args->activation < COPPICE_CLAMP_ONLY || args->activation > COPPICE_GELU)
         return COPPICE_ACTIVATION;

@@ -184,7 +184,7 @@ typedef struct problem {
     int64_t rows, cols, pixels, slab; /* cols and pixels are of the window where there is one */
     double density;
     int64_t height; /* of the bands; 0: dense, in bands of 4, 8 or 16 */
-    int32_t weight_type, type, activation;
+    int32_t weight_type, type, activation, arithmetic;
     int special; /* some infinities and NaN in x */
     const coppice_window *window;
 } problem;
@@ -227,6 +227,13 @@ static double activated(int32_t activation, double z) {
     }
 }
 
+/* How far fp16 arithmetic may be off for a sum of `count` products, as abi.h has it. */
+static double f16_error(const coppice_matmul_args *args, double count, double magnitude) {
+    if (args->arithmetic != COPPICE_F16 || args->type != COPPICE_F16 || args->weight.type != COPPICE_F16)
+        return 0;
+    return fmin(count, 128) * ldexp(1, -10) * magnitude + count * ldexp(1, -24);
+}
+
 /* The value in fp64. Of n products, the scale, the bias and the residual, each of the n + 3 roundings errs by at most
  * half an epsilon of the sum of magnitudes; the bound is twice that. No activation is steeper than 1.5; those with an
  * exponential may be off by 4e-7 of 1 + |z| themselves. Then comes the rounding to the type of y. */
@@ -238,17 +245,19 @@ static double reference(const trial *t, int64_t row, int64_t pixel, double *boun
     const double bias = args->bias ? (double)args->bias[row] : 0;
     const double residual = args->residual ? get(args->type, args->residual, row * args->residual_stride + pixel) : 0;
     const double scale = weight->scales ? (double)weight->scales[row] : 1;
-    double sum = bias + residual, magnitude = fabs(bias) + fabs(residual), terms = 3;
+    double sum = bias + residual, magnitude = fabs(bias) + fabs(residual), products = 0, terms = 3;
     for (int64_t slab = 0; slab < slabs; slab++) {
         const uint32_t *starts = weight->starts + slab * bands + band;
         for (uint32_t entry = starts[0]; entry < starts[1]; entry++, terms++) {
             const double value = get(weight->type, weight->values, entry * weight->height + row % weight->height);
             const double product = scale * value * x_at(args, slab * weight->slab + weight->columns[entry], pixel);
             sum += product;
-            magnitude += fabs(product);
+            products += fabs(product);
         }
     }
-    double off = terms * (double)FLT_EPSILON * magnitude, z = activated(args->activation, sum);
+    magnitude += products;
+    double off = terms * (double)FLT_EPSILON * magnitude + scale * f16_error(args, terms - 3, products / scale),
+           z = activated(args->activation, sum);
     if (args->activation != COPPICE_CLAMP_ONLY)
         off = 1.5 * off + 4e-7 * (1 + fabs(sum));
     if (isinf(sum))
@@ -301,6 +310,7 @@ static trial make_trial(problem p) {
     t.args = (coppice_matmul_args){.weight = without_lists(t.lists),
                                    .type = p.type,
                                    .activation = p.activation,
+                                   .arithmetic = p.arithmetic,
                                    .pixels = p.pixels,
                                    .x = t.x,
                                    .x_stride = x_stride,
@@ -393,10 +403,10 @@ static void check_problem(problem p) {
         char where[240];
         snprintf(where, sizeof where,
                  "%s %s, %lld x %lld x %lld, slab %lld, density %.2f, layout %d, height %lld, types %d %d, "
-                 "activation %d, %swindow, %d shares",
+                 "activation %d, arithmetic %d, %swindow, %d shares",
                  variant.primitive, variant.name, (long long)p.rows, (long long)args->weight.cols,
                  (long long)args->pixels, (long long)p.slab, p.density, (int)args->weight.layout,
-                 (long long)args->weight.height, (int)p.weight_type, (int)p.type, (int)p.activation,
+                 (long long)args->weight.height, (int)p.weight_type, (int)p.type, (int)p.activation, (int)p.arithmetic,
                  p.window ? "" : "no ", (int)shares);
         memcpy(t.after, t.before, (size_t)(t.y_count + 2 * guard) * size_of(p.type));
         expect(run_shares(&t, index, shares) == COPPICE_OK, "refused", where);
@@ -444,6 +454,70 @@ static void check_random(void) {
                                 .type = (int32_t)random_below(3),
                                 .activation = (int32_t)random_below(5),
                                 .special = round % 4 == 0});
+}
+
+/* fp16 where it is allowed: sums of fp16 products, over windows too, and of more entries than fp16 can count. */
+static void check_f16_sums(void) {
+    for (int round = 0; round < 600; round++) {
+        coppice_window w = {.channels = random_below(6),
+                            .height = random_below(12),
+                            .width = random_below(40),
+                            .row_stride = 40,
+                            .channel_stride = 480,
+                            .kernel_y = 1 + random_below(4),
+                            .kernel_x = 1 + random_below(4),
+                            .stride_y = 1 + random_below(2),
+                            .stride_x = 1 + random_below(3),
+                            .dilation_y = 1 + random_below(2),
+                            .dilation_x = 1,
+                            .pad_y = random_below(3),
+                            .pad_x = random_below(3),
+                            .out_height = random_below(9),
+                            .out_width = random_below(45)};
+        check_problem((problem){.rows = random_below(40),
+                                .cols = random_below(300),
+                                .pixels = random_below(260),
+                                .slab = 1 + random_below(300),
+                                .density = (double)random_below(11) / 10,
+                                .height = random_height(),
+                                .weight_type = random_below(8) ? COPPICE_F16 : COPPICE_F32,
+                                .type = random_below(8) ? COPPICE_F16 : COPPICE_F32,
+                                .activation = (int32_t)random_below(5),
+                                .arithmetic = COPPICE_F16,
+                                .special = round % 8 == 0,
+                                .window = round % 3 ? NULL : &w});
+    }
+}
+
+/* fp16 cannot count beyond 2048: sums must leave it before. */
+static void check_f16_count(void) {
+    enum { many = 6000, pixels = 21 };
+    uint16_t *ones = allocate(many * pixels * sizeof *ones), y[pixels];
+    for (int64_t i = 0; i < many * pixels; i++)
+        ones[i] = half_bits(COPPICE_F16, 1);
+    coppice_matmul_args args = {.weight = {COPPICE_DENSE, COPPICE_F16, 1, many, 65536, 4, many, NULL, NULL, ones, NULL},
+                                .type = COPPICE_F16,
+                                .arithmetic = COPPICE_F16,
+                                .pixels = pixels,
+                                .x = ones,
+                                .x_stride = pixels,
+                                .y = y,
+                                .y_stride = pixels,
+                                .lower = -INFINITY,
+                                .upper = INFINITY,
+                                .work.shares = 1};
+    args.work.scratch_bytes = coppice_matmul_scratch(&args);
+    args.work.scratch = allocate((size_t)args.work.scratch_bytes);
+    coppice_variant variant;
+    for (int32_t index = 0; coppice_variant_info(index, &variant) == COPPICE_OK; index++) {
+        if (strcmp(variant.primitive, "matmul") != 0 || !variant.available)
+            continue;
+        int counted = coppice_variant_run(index, &args) == COPPICE_OK;
+        for (int pixel = 0; pixel < pixels; pixel++)
+            counted &= half_value(COPPICE_F16, y[pixel]) == many;
+        expect(counted, "6000 ones are not 6000", variant.name);
+    }
+    free(args.work.scratch), free(ones);
 }
 
 /* Every kernel, stride, dilation and pad, rows of x apart, and outputs that reach beyond x on all sides. */
@@ -576,6 +650,9 @@ static void check_arguments(void) {
     REFUSED(COPPICE_TYPE, args.weight.type = 4);
     REFUSED(COPPICE_TYPE, args.type = COPPICE_I8);
     REFUSED(COPPICE_TYPE, args.type = -1);
+    REFUSED(COPPICE_OK, args.arithmetic = COPPICE_F16);
+    REFUSED(COPPICE_TYPE, args.arithmetic = COPPICE_BF16);
+    REFUSED(COPPICE_TYPE, args.arithmetic = -1);
     REFUSED(COPPICE_ACTIVATION, args.activation = 5);
     REFUSED(COPPICE_ACTIVATION, args.activation = -1);
     REFUSED(COPPICE_SHARE, args.work.share = 1);
@@ -751,6 +828,8 @@ int main(int count, char **arguments) {
     check_edges();
     check_random();
     check_windows();
+    check_f16_sums();
+    check_f16_count();
     check_pool();
     if (count > 1)
         check_real(arguments[1]);
