@@ -489,6 +489,33 @@ static void check_f16_sums(void) {
     }
 }
 
+/* The error of fp16 sums as it usually is, much below its bound: relative, root mean square. */
+static void check_f16_usual_error(void) {
+    trial t = make_trial((problem){.rows = 24,
+                                   .cols = 500,
+                                   .pixels = 60,
+                                   .slab = 192,
+                                   .weight_type = COPPICE_F16,
+                                   .type = COPPICE_F16,
+                                   .arithmetic = COPPICE_F16});
+    t.args.bias = NULL, t.args.residual = NULL, t.args.lower = -INFINITY, t.args.upper = INFINITY;
+    coppice_variant variant;
+    for (int32_t index = 0; coppice_variant_info(index, &variant) == COPPICE_OK; index++) {
+        if (strcmp(variant.primitive, "matmul") != 0 || !variant.available)
+            continue;
+        double errors = 0, squares = 0, bound;
+        expect(run_shares(&t, index, 1) == COPPICE_OK, "refused", variant.name);
+        for (int64_t row = 0; row < t.args.weight.rows; row++)
+            for (int64_t pixel = 0; pixel < t.args.pixels; pixel++) {
+                const double exact = reference(&t, row, pixel, &bound);
+                const double off = get(COPPICE_F16, t.args.y, row * t.args.y_stride + pixel) - exact;
+                errors += off * off, squares += exact * exact;
+            }
+        expect(sqrt(errors / squares) < 2e-3, "fp16 sums are off by more than usual", variant.name);
+    }
+    free_trial(&t);
+}
+
 /* fp16 cannot count beyond 2048: sums must leave it before. */
 static void check_f16_count(void) {
     enum { many = 6000, pixels = 21 };
@@ -829,6 +856,7 @@ int main(int count, char **arguments) {
     check_random();
     check_windows();
     check_f16_sums();
+    check_f16_usual_error();
     check_f16_count();
     check_pool();
     if (count > 1)
