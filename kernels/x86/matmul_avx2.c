@@ -3,12 +3,11 @@
 
 #define PANEL_VECTORS(height) ((height) == 1 ? 10 : 12)
 #define TILE_VECTORS(height)  ((height) == 1 ? 10 : 3)
+/* clang-format off */
 #define TILE_CASES                                                                                                     \
-    CASE(1, 1, 4)                                                                                                      \
-    CASE(1, 2, 4)                                                                                                      \
-    CASE(1, 3, 2)                                                                                                      \
-    CASE(1, 4, 2) CASE(1, 5, 2) CASE(1, 6, 1) CASE(1, 7, 1) CASE(1, 8, 1) CASE(1, 9, 1) CASE(1, 10, 1) CASE(4, 1, 2)   \
-        CASE(8, 1, 1) CASE(4, 2, 1) CASE(4, 3, 1)
+    CASE(1, 1, 4) CASE(1, 2, 4) CASE(1, 3, 2) CASE(1, 4, 2) CASE(1, 5, 2) CASE(1, 6, 1) CASE(1, 7, 1) CASE(1, 8, 1)    \
+    CASE(1, 9, 1) CASE(1, 10, 1) CASE(4, 1, 2) CASE(4, 2, 1) CASE(4, 3, 1) CASE(8, 1, 1)
+/* clang-format on */
 
 #include "../vector/matmul.h"
 
