@@ -19,7 +19,7 @@ C_SOURCES := $(shell find kernels backends tests benchmarks examples -name '*.[c
 BUILT_FROM := pyproject.toml constraints.txt CMakeLists.txt $(shell find kernels ! -name '*.py' -type f ! -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz-graphs lint format bench bench-kernels coverage bench-quality bench-cifar check-c dist test-wheel test-dist hooks clean
+.PHONY: help setup demo test fuzz-graphs lint format bench bench-kernels coverage bench-quality bench-cifar check-c check-arm dist test-wheel test-dist hooks clean
 .DELETE_ON_ERROR:
 
 help: ## say what each target does
@@ -102,6 +102,17 @@ check-c: .venv/.build-tools ## the C library alone, under the address and undefi
 	$(BIN)/cmake -S . -B build/check-c -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DCOPPICE_SANITIZE=ON
 	$(BIN)/cmake --build build/check-c -j $(JOBS)
 	$(BIN)/ctest --test-dir build/check-c --output-on-failure --no-tests=error
+
+# Two processors: one has NEON alone, the other all that qemu knows, half-precision arithmetic among it.
+check-arm: .venv/.build-tools ## the C library for 64-bit Arm, checked under qemu (five minutes); needs a cross compiler and qemu-user
+	@missing=; command -v aarch64-linux-gnu-gcc >/dev/null || missing="gcc-aarch64-linux-gnu libc6-dev-arm64-cross"; \
+	command -v qemu-aarch64 >/dev/null || missing="$$missing qemu-user"; [ -z "$$missing" ] || { \
+	  echo "check-arm needs Debian's packages $$missing: apt install $$missing" >&2; exit 1; }
+	$(BIN)/cmake -S . -B build/check-arm -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+	  -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake
+	$(BIN)/cmake --build build/check-arm -j $(JOBS)
+	QEMU_CPU=cortex-a53 $(BIN)/ctest --test-dir build/check-arm --output-on-failure --no-tests=error
+	QEMU_CPU=max $(BIN)/ctest --test-dir build/check-arm --output-on-failure --no-tests=error
 
 hooks: .venv/.dev ## run the lint before every git commit
 	$(BIN)/pre-commit install

@@ -19,6 +19,9 @@ from coppice.kernels._window import Window, fill_window
 
 _REMEDY = "x is [cols, pixels], out and residual [rows, pixels] of x's type, bias float32 [rows]"
 
+#: What products and sums may be computed in.
+ARITHMETIC = ("float32", "float16")
+
 
 def matmul(
     weight: Weight,
@@ -29,6 +32,7 @@ def matmul(
     bias: Any = None,
     residual: Any = None,
     activation: Activation = "none",
+    arithmetic: str = "float32",
     pool: Pool | None = None,
     variant: str | None = None,
 ) -> Any:
@@ -36,7 +40,7 @@ def matmul(
 
     Arrays are numpy arrays (float32, float16) or torch CPU tensors (bfloat16 too), used in place without a copy; torch
     is not imported unless one is given. Rows are contiguous along pixels but may stand apart (a slice of a wider
-    array), at any address that suits their type. Sums are float32. NaN and infinities propagate; what has no entry in
+    array), at any address that suits their type. NaN and infinities propagate; what has no entry in
     ``weight`` takes no part (0 * inf never arises from it).
 
     Args:
@@ -49,6 +53,10 @@ def matmul(
         bias: float32 [rows].
         residual: as ``out``, added before the activation; may be ``out`` itself.
         activation: a name from ``ACTIVATIONS``, or (lower, upper) to clamp to.
+        arithmetic: "float32", or "float16" to allow that too: where x and the weight both are float16, up to 128
+            entries at a time may then be multiplied and added in float16, if the machine can; these sums are added in
+            float32. With n entries in a row and m the sum of the magnitudes of their products, the sum may be off by
+            min(n, 128) * 2^-10 * m + n * 2^-24 more; past 65504 it is infinite or NaN.
         pool: threads to share the work; None: the caller's thread alone.
         variant: a name from :func:`variants`; None: the fastest.
 
@@ -59,8 +67,8 @@ def matmul(
     """
     if out is None:
         out = empty_like(x, _out_shape(_checked(weight), buffer("x", x, 2 if window is None else 3), window))
-    bind(weight, x, window=window, out=out, bias=bias, residual=residual, activation=activation, pool=pool,
-         variant=variant)()  # fmt: skip
+    bind(weight, x, window=window, out=out, bias=bias, residual=residual, activation=activation, arithmetic=arithmetic,
+         pool=pool, variant=variant)()  # fmt: skip
     return out
 
 
@@ -73,6 +81,7 @@ def bind(
     bias: Any = None,
     residual: Any = None,
     activation: Activation = "none",
+    arithmetic: str = "float32",
     pool: Pool | None = None,
     variant: str | None = None,
 ) -> Callable[[], None]:
@@ -89,7 +98,10 @@ def bind(
         residuals = buffer("residual", residual, dimensions, packed=window is not None)
         shaped("residual", residuals, shape, inputs.type, _REMEDY)
     refuse_overlap(outputs, {"x": inputs, "bias": biases, "residual": residuals}, in_place=("residual",))
-    job = Job(weight, inputs, window, outputs, biases, residuals, *activation_of(activation))
+    if arithmetic not in ARITHMETIC:
+        remedy = f"use one of {', '.join(ARITHMETIC)}"
+        raise KernelError(f"there is no {arithmetic!r}", place="arithmetic", remedy=remedy)
+    job = Job(weight, inputs, window, outputs, biases, residuals, *activation_of(activation), arithmetic)
     chosen = pick("matmul", variant)
     if chosen.index < 0:
         return _bind_numba(job)
@@ -109,6 +121,7 @@ class Job:
     activation: int
     lower: float
     upper: float
+    arithmetic: str
 
 
 def _bind_c(variant: Variant, job: Job, pool: Pool | None) -> Callable[[], None]:
@@ -129,6 +142,7 @@ def _bind_c(variant: Variant, job: Job, pool: Pool | None) -> Callable[[], None]
     if job.residual is not None:
         args.residual, args.residual_stride = address(job.residual), job.residual.stride
     args.activation, args.lower, args.upper = job.activation, job.lower, job.upper
+    args.arithmetic = type_number(job.arithmetic)
     return bind_c(variant, args, c.coppice_matmul_scratch(args), pool, job, window)
 
 

@@ -22,7 +22,7 @@ extern "C" {
 /* cdef begin */
 
 /* Raised by one whenever a declaration below is added, or changes its meaning or its size. */
-#define COPPICE_ABI_VERSION 3
+#define COPPICE_ABI_VERSION 4
 
 /* What every function returns: zero, or one of the negative values. Nothing is written to y unless it is COPPICE_OK. */
 typedef enum coppice_status {
@@ -52,12 +52,14 @@ typedef enum coppice_status {
 } coppice_status;
 
 /* Instruction sets. Each architecture has its own list, in which a higher number includes the lower ones; the library
- * knows the one that it was built for. AVX2 stands for AVX2, FMA and F16C; AVX512 for AVX-512 F, BW, DQ and VL. */
+ * knows the one that it was built for. AVX2 stands for AVX2, FMA and F16C; AVX512 for AVX-512 F, BW, DQ and VL;
+ * NEON_FP16 for NEON and FEAT_FP16 of Armv8.2. */
 typedef enum coppice_isa {
     COPPICE_GENERIC = 0,
     COPPICE_AVX2 = 1, /* x86-64 */
     COPPICE_AVX512 = 2,
-    COPPICE_NEON = 1 /* 64-bit Arm */
+    COPPICE_NEON = 1, /* 64-bit Arm */
+    COPPICE_NEON_FP16 = 2
 } coppice_isa;
 
 /* Element types: IEEE 754 binary32 and binary16, bfloat16 (the upper half of a binary32), and signed bytes. */
@@ -135,12 +137,18 @@ typedef struct coppice_window {
  * stride along pixels and a stride between rows in elements, >= pixels. bias and residual may be NULL. y may be the
  * residual itself (same pointer, same stride); otherwise y overlaps nothing. lower = -inf and upper = +inf clamp
  * nothing. NaN passes through. Pointers need their element's alignment only. weight must have passed
- * coppice_weight_validate once; it is not validated again. */
+ * coppice_weight_validate once; it is not validated again.
+ *
+ * arithmetic = COPPICE_F16 allows a variant, where x and weight both are fp16, to multiply and add up to 128 entries at
+ * a time in fp16; these sums are added in fp32. Of a row with n entries, whose products have magnitudes that add up to
+ * m, the sum may then be off by min(n, 128) * 2^-10 * m + n * 2^-24 more (before scales), and where one of those sums
+ * passes 65504 it is infinite or NaN. */
 typedef struct coppice_matmul_args {
     coppice_work work;
     coppice_weight weight;
     int32_t type; /* of x, residual and y: COPPICE_F32, COPPICE_F16 or COPPICE_BF16 */
     int32_t activation;
+    int32_t arithmetic; /* COPPICE_F32, or COPPICE_F16 to allow that too */
     int64_t pixels;
     const void *x;
     int64_t x_stride;

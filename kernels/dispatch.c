@@ -7,6 +7,10 @@
 
 #if COPPICE_X86
 #include <cpuid.h>
+#elif COPPICE_ARM && defined(__linux__)
+#include <sys/auxv.h>
+#elif COPPICE_ARM && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 static const char *const isa_names[] = {
@@ -16,6 +20,7 @@ static const char *const isa_names[] = {
     [COPPICE_AVX512] = "avx512",
 #elif COPPICE_ARM
     [COPPICE_NEON] = "neon",
+    [COPPICE_NEON_FP16] = "neon_fp16",
 #endif
 };
 
@@ -46,7 +51,33 @@ static int detect(void) {
     return (ebx & avx512) == avx512 && (saved & zmm_saved) == zmm_saved ? COPPICE_AVX512 : COPPICE_AVX2;
 }
 
-/* CPUID leaves a virtual machine for its host, which takes microseconds: asked once. */
+#elif COPPICE_ARM
+
+/* NEON is part of every 64-bit Arm; the system says whether there is FEAT_FP16, or else the compiler was told. */
+static int detect(void) {
+#if defined(__linux__)
+    return getauxval(AT_HWCAP) & HWCAP_ASIMDHP ? COPPICE_NEON_FP16 : COPPICE_NEON;
+#elif defined(__APPLE__)
+    int present = 0;
+    size_t size = sizeof present;
+    const int known = sysctlbyname("hw.optional.arm.FEAT_FP16", &present, &size, NULL, 0) == 0;
+    return known && present ? COPPICE_NEON_FP16 : COPPICE_NEON;
+#elif defined(__ARM_FEATURE_FP16_VECTOR_ARITHMETIC)
+    return COPPICE_NEON_FP16;
+#else
+    return COPPICE_NEON;
+#endif
+}
+
+#else
+
+static int detect(void) {
+    return COPPICE_GENERIC;
+}
+
+#endif
+
+/* Asked once: CPUID, for one, leaves a virtual machine for its host, which takes microseconds. */
 static int highest_isa(void) {
     static atomic_int cached = -1;
     int isa = atomic_load_explicit(&cached, memory_order_relaxed);
@@ -56,21 +87,6 @@ static int highest_isa(void) {
     }
     return isa;
 }
-
-#elif COPPICE_ARM
-
-/* NEON is part of every 64-bit Arm. */
-static int highest_isa(void) {
-    return COPPICE_NEON;
-}
-
-#else
-
-static int highest_isa(void) {
-    return COPPICE_GENERIC;
-}
-
-#endif
 
 /* A variant's function takes the arguments of its primitive; the table needs one type for all. */
 #define COPPICE_VARIANT(primitive, name, isa)                                                                          \

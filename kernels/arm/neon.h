@@ -105,6 +105,10 @@ static inline vector add(vector a, vector b) {
     return vaddq_f32(a, b);
 }
 
+static inline vector subtract(vector a, vector b) {
+    return vsubq_f32(a, b);
+}
+
 static inline vector multiply(vector a, vector b) {
     return vmulq_f32(a, b);
 }
@@ -122,6 +126,24 @@ static inline vector minimum(vector a, vector b) {
     return vminq_f32(a, b);
 }
 
+static inline vector square_root(vector a) {
+    return vsqrtq_f32(a);
+}
+
+/* NaN where a or b is. */
+static inline vector greatest(vector a, vector b) {
+    return vmaxq_f32(a, b);
+}
+
+static inline float sum_lanes(vector a) {
+    return vaddvq_f32(a);
+}
+
+/* The greatest lane; of NaN lanes any or none. */
+static inline float maximum_lane(vector a) {
+    return vmaxvq_f32(a);
+}
+
 static inline vector divide(vector a, vector b) {
     return vdivq_f32(a, b);
 }
@@ -135,9 +157,19 @@ static inline vector where_negative(vector a, vector b, vector c) {
     return vbslq_f32(vcltzq_f32(a), b, c);
 }
 
-/* The even lanes of a, then those of b. */
+/* The first `count` lanes of a, the others of b. */
+static inline vector first_lanes(int count, vector a, vector b) {
+    static const uint32_t numbers[LANES] = {0, 1, 2, 3};
+    return vbslq_f32(vcltq_u32(vld1q_u32(numbers), vdupq_n_u32((uint32_t)count)), a, b);
+}
+
+/* Lanes 0, 2, 4, ... of a and then of b; lanes 1, 3, 5, ... */
 static inline vector even_lanes(vector a, vector b) {
     return vuzp1q_f32(a, b);
+}
+
+static inline vector odd_lanes(vector a, vector b) {
+    return vuzp2q_f32(a, b);
 }
 
 static inline vector nearest_integer(vector a) {

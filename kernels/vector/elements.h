@@ -64,27 +64,4 @@ ALWAYS_INLINE vector load_alternate(const int type, const void *x, int64_t index
     return even_lanes(low, load_as(type, x, index + LANES, (int)(second < LANES ? second : LANES)));
 }
 
-/* to[count] = elements start, start + step, ... of a row of x that has `width`, zero outside of it. What is written
- * past `count` is at most a vector. */
-ALWAYS_INLINE void copy_run(const int type, const void *x, int64_t row, int64_t width, int64_t start, int64_t step,
-                            int64_t count, float *to) {
-    int64_t before = start < 0 ? (-start + step - 1) / step : 0;
-    before = before < count ? before : count;
-    const int64_t left = width - (start + before * step);
-    int64_t inside = left > 0 ? (left + step - 1) / step : 0;
-    inside = inside < count - before ? inside : count - before;
-    fill(to, before, 0.0f);
-    const int64_t first = row + start + before * step, last = first + (inside - 1) * step;
-    if (step == 1)
-        for (int64_t i = 0; i < inside; i += LANES)
-            store(to + before + i, load_as(type, x, first + i, (int)(inside - i < LANES ? inside - i : LANES)));
-    else if (step == 2)
-        for (int64_t i = 0; i < inside; i += LANES)
-            store(to + before + i, load_alternate(type, x, first + 2 * i, last));
-    else
-        for (int64_t i = 0; i < inside; i++)
-            to[before + i] = coppice_load(type, x, first + i * step);
-    fill(to + before + inside, count - before - inside, 0.0f);
-}
-
 #endif

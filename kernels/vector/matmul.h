@@ -7,18 +7,14 @@
  * between slabs it rests in y, or in scratch where y holds something else than the bare sums.
  *
  * Before this file come the vectors of the instruction set (x86/avx2.h and the like) and, by what its registers can
- * hold, PANEL_VECTORS(height)  vectors of the widest panel TILE_VECTORS(height)   vectors of the widest tile TILE_CASES
- * CASE(rows, vectors, chains) for every tile there is, see run_tiles */
+ * hold, PANEL_VECTORS(height) and TILE_VECTORS(height), the vectors of the widest panel and of the widest tile, and
+ * TILE_CASES, a CASE(rows, vectors, chains) for every tile there is (see run_tiles). */
 #ifndef COPPICE_VECTOR_MATMUL_H
 #define COPPICE_VECTOR_MATMUL_H
 
 #include "../kernels.h"
-#include "activation.h"
 #include "matvec.h"
-#include "pack.h"
-
-/* Loops over the registers of a tile are unrolled whole, however long their body: else the sums live in memory. */
-#define COPPICE_UNROLL _Pragma("GCC unroll 20")
+#include "panel.h"
 
 /* One slab of a panel, and the bands that pass over it. */
 typedef struct pass {
@@ -29,8 +25,7 @@ typedef struct pass {
     panel part;
     float *sums; /* of the panel's first pixel in row 0; they rest here between slabs */
     int64_t stride;
-    int in_y;   /* sums is y: it starts with bias and residual and ends clamped */
-    int scaled; /* sums are multiplied by the scales already */
+    int in_y; /* sums is y: it starts with bias and residual and ends clamped */
 } pass;
 
 /* What sums of `row` begin with: bias and residual at vector `index` of the panel, which has `count` lanes. */
@@ -183,44 +178,6 @@ static void run_pass(const pass *p, float *room) {
     }
 }
 
-/* y of the bands of a panel from their sums in scratch. */
-static void finish(const pass *p) {
-    const coppice_matmul_args *args = p->args;
-    const coppice_weight *weight = &args->weight;
-    const panel part = p->part;
-    const vector lower = broadcast(args->lower), upper = broadcast(args->upper);
-    const int64_t end = p->end_band * weight->height < weight->rows ? p->end_band * weight->height : weight->rows;
-    for (int64_t row = p->first_band * weight->height; row < end; row++) {
-        const float scale = weight->scales && !p->scaled ? weight->scales[row] : 1.0f;
-        const float bias = args->bias ? args->bias[row] : 0.0f;
-        const float *sums = p->sums + row * p->stride;
-        for (int v = 0; v < part.vectors; v++) {
-            const int count = lanes_of(part, v);
-            const int64_t place = part.first + v * LANES;
-            vector z = multiply_add(broadcast(scale), load(sums + v * LANES), broadcast(bias));
-            if (args->residual)
-                z = add(z, load_as(args->type, args->residual, row * args->residual_stride + place, count));
-            z = finished(args->activation, lower, upper, z);
-            store_as(args->type, args->y, row * args->y_stride + place, count, z);
-        }
-    }
-}
-
-/* Whether bands can pass over x where it is: in whole aligned vectors, without its rows pushing each other out of a
- * first-level cache of 64 sets and 8 ways, and so few of them, or each used by so few entries, that a copy costs more
- * than it saves. */
-static int fit_in_place(const coppice_matmul_args *args, const float *x, int64_t columns, panel part) {
-    enum { line_bytes = 64, line = line_bytes / sizeof(float), sets = 64, ways = 8, few_columns = 64, few_uses = 12 };
-    if (args->type != COPPICE_F32 || args->window)
-        return 0;
-    if (part.tail || (uintptr_t)x % line_bytes || args->x_stride % line)
-        return 0;
-    const int64_t pitch = args->x_stride / line, sets_apart = pitch & -pitch;
-    if (columns * (sets_apart < sets ? sets_apart : sets) > sets * ways)
-        return 0;
-    return columns <= few_columns || args->weight.entries < few_uses * args->weight.cols;
-}
-
 static block block_of(const coppice_matmul_args *args, int64_t slab, panel part, float *room) {
     const int64_t first = slab * args->weight.slab, width = coppice_slab_width(&args->weight, slab);
     if (width <= 0) /* the matrix has no column */
@@ -228,7 +185,7 @@ static block block_of(const coppice_matmul_args *args, int64_t slab, panel part,
     if (args->window)
         return pack_windows(args, first, width, part, room);
     const float *x = (const float *)args->x + first * args->x_stride + part.first;
-    if (fit_in_place(args, x, width, part))
+    if (args->type == COPPICE_F32 && fit_in_place(args, x, sizeof *x, width, part))
         return (block){x, args->x_stride};
     return pack_rows(args, first, width, part, room);
 }
@@ -259,49 +216,35 @@ static void one_pixel(const coppice_matmul_args *args, int64_t first_row, int64_
     }
 }
 
-/* Panels are dealt to the shares where there are enough of them, else bands. */
 static void matmul_vectors(const coppice_matmul_args *args) {
     const coppice_weight *weight = &args->weight;
-    const int64_t bands = coppice_bands(weight), share = args->work.share, shares = args->work.shares;
-    if (bands == 0 || args->pixels == 0)
+    const deal own = deal_of(args, LANES, PANEL_VECTORS(weight->height));
+    if (own.first_band == own.end_band || args->pixels == 0)
         return;
     const int plain = args->type == COPPICE_F32 && args->activation == COPPICE_CLAMP_ONLY && !weight->scales;
     if (args->pixels == 1 && plain && !args->window && weight->height == 1 && weight->type == COPPICE_F32) {
-        one_pixel(args, bands * share / shares, bands * (share + 1) / shares);
+        one_pixel(args, own.first_band, own.end_band);
         return;
     }
     if (is_few(args)) {
         matvec(args, aligned(args->work.scratch));
         return;
     }
-    const int64_t vectors = (args->pixels + LANES - 1) / LANES, widest = PANEL_VECTORS(weight->height);
-    int64_t panels = (vectors + widest - 1) / widest, first_panel = 0;
-    pass p = {.args = args, .first_band = 0, .end_band = bands, .in_y = plain};
-    if (shares > 1 && vectors >= shares && panels > shares / 2) {
-        panels = (panels + shares - 1) / shares * shares;
-        panels = panels < vectors ? panels : vectors;
-        first_panel = panels * share / shares;
-    } else {
-        p.first_band = bands * share / shares;
-        p.end_band = bands * (share + 1) / shares;
-    }
-    const int64_t end_panel = p.end_band - p.first_band == bands && shares > 1 ? panels * (share + 1) / shares : panels;
     const int64_t columns = weight->cols < weight->slab ? weight->cols : weight->slab, slabs = coppice_slabs(weight);
     float *room = aligned(args->work.scratch);
     float *widened = aligned(room + columns * COPPICE_PANEL_PIXELS + COPPICE_PANEL_SLACK);
     float *sums = aligned(widened + coppice_widened(weight));
-    for (int64_t number = first_panel; number < end_panel; number++) {
-        const int64_t first = number * vectors / panels * LANES, next = (number + 1) * vectors / panels * LANES;
-        const int64_t pixels = (next < args->pixels ? next : args->pixels) - first;
-        p.part = (panel){first, (int)((pixels + LANES - 1) / LANES), (int)(pixels % LANES)};
+    pass p = {.args = args, .first_band = own.first_band, .end_band = own.end_band, .in_y = plain};
+    for (int64_t number = own.first_panel; number < own.end_panel; number++) {
+        p.part = panel_of(&own, args->pixels, LANES, number);
         p.stride = p.in_y ? args->y_stride : (int64_t)p.part.vectors * LANES;
-        p.sums = p.in_y ? (float *)args->y + first : sums;
+        p.sums = p.in_y ? (float *)args->y + p.part.first : sums;
         for (p.slab = 0; p.slab < slabs; p.slab++) {
             p.from = block_of(args, p.slab, p.part, room);
             run_pass(&p, widened);
         }
         if (!p.in_y)
-            finish(&p);
+            finish(args, weight->scales, p.first_band, p.end_band, p.part, p.sums, p.stride);
     }
 }
 

@@ -4,6 +4,8 @@
 
 #include "elements.h"
 
+#include <string.h>
+
 /* The columns of one slab by the pixels of one panel, row-major; whole vectors may be read. */
 typedef struct block {
     const float *x;
@@ -17,6 +19,11 @@ typedef struct panel {
     int tail;
 } panel;
 
+/* Pixels of a panel of vectors of so many lanes. */
+ALWAYS_INLINE int64_t pixels_of(panel part, int lanes) {
+    return (int64_t)part.vectors * lanes - (part.tail ? lanes - part.tail : 0);
+}
+
 /* Lanes of vector `index` of a panel that count. */
 ALWAYS_INLINE int lanes_of(panel part, int index) {
     return part.tail && index + 1 == part.vectors ? part.tail : LANES;
@@ -24,7 +31,7 @@ ALWAYS_INLINE int lanes_of(panel part, int index) {
 
 /* values[first .. first + count] of a narrow type as fp32 in `to`; up to a vector more is written, none more is read.
  */
-static const float *widen(int type, const void *values, size_t first, size_t count, float *to) {
+static inline const float *widen(int type, const void *values, size_t first, size_t count, float *to) {
     for (size_t i = 0; i < count; i += LANES) {
         const int held = count - i < LANES ? (int)(count - i) : LANES;
         if (type == COPPICE_I8)
@@ -46,7 +53,7 @@ ALWAYS_INLINE void copy_rows(const int type, const coppice_matmul_args *args, in
 }
 
 /* `columns` rows of x from `first` on. */
-static block pack_rows(const coppice_matmul_args *args, int64_t first, int64_t columns, panel part, float *to) {
+static inline block pack_rows(const coppice_matmul_args *args, int64_t first, int64_t columns, panel part, float *to) {
     switch (args->type) {
     case COPPICE_F16:
         copy_rows(COPPICE_F16, args, first, columns, part, to);
@@ -60,13 +67,54 @@ static block pack_rows(const coppice_matmul_args *args, int64_t first, int64_t c
     return (block){to, (int64_t)part.vectors * LANES};
 }
 
-/* Rows run upwards, and each overwrites what the one before it wrote too much. */
-ALWAYS_INLINE void copy_windows(const int type, const coppice_matmul_args *args, int64_t first, int64_t columns,
-                                panel part, float *to) {
+/* A copy of x holds elements of type `held`: COPPICE_F32, or COPPICE_F16 where x is that too. Both are written from
+ * `at` on; of COPPICE_F32 up to a vector past `count`. */
+ALWAYS_INLINE void clear(const int held, void *to, int64_t at, int64_t count) {
+    if (held == COPPICE_F16)
+        memset((uint16_t *)to + at, 0, (size_t)count * sizeof(uint16_t));
+    else
+        fill((float *)to + at, count, 0.0f);
+}
+
+/* `count` elements of x from `first` on, `step` apart. */
+ALWAYS_INLINE void copy(const int type, const int held, const void *x, int64_t first, int64_t step, int64_t count,
+                        void *to, int64_t at) {
+    if (step == 1 && held == COPPICE_F16 && count > 0)
+        memcpy((uint16_t *)to + at, (const uint16_t *)x + first, (size_t)count * sizeof(uint16_t));
+    else if (held == COPPICE_F16)
+        for (int64_t i = 0; i < count; i++)
+            ((uint16_t *)to)[at + i] = ((const uint16_t *)x)[first + i * step];
+    else if (step == 1)
+        for (int64_t i = 0; i < count; i += LANES)
+            store((float *)to + at + i, load_as(type, x, first + i, (int)(count - i < LANES ? count - i : LANES)));
+    else if (step == 2)
+        for (int64_t i = 0; i < count; i += LANES)
+            store((float *)to + at + i, load_alternate(type, x, first + 2 * i, first + 2 * (count - 1)));
+    else
+        for (int64_t i = 0; i < count; i++)
+            ((float *)to)[at + i] = coppice_load(type, x, first + i * step);
+}
+
+/* Elements start, start + step, ... of a row of x that has `width`, zero outside of it. */
+ALWAYS_INLINE void copy_run(const int type, const int held, const void *x, int64_t row, int64_t width, int64_t start,
+                            int64_t step, int64_t count, void *to, int64_t at) {
+    int64_t before = start < 0 ? (-start + step - 1) / step : 0;
+    before = before < count ? before : count;
+    const int64_t left = width - (start + before * step);
+    int64_t inside = left > 0 ? (left + step - 1) / step : 0;
+    inside = inside < count - before ? inside : count - before;
+    clear(held, to, at, before);
+    copy(type, held, x, row + start + before * step, step, inside, to, at + before);
+    clear(held, to, at + before + inside, count - before - inside);
+}
+
+/* to[columns][stride], of which `pixels` are from `pixel` on and the others zero. Rows run upwards, and each overwrites
+ * what the one before it wrote too much. */
+ALWAYS_INLINE void copy_windows(const int type, const int held, const coppice_matmul_args *args, int64_t first,
+                                int64_t columns, int64_t pixel, int64_t pixels, int64_t stride, void *to) {
     const coppice_window *w = args->window;
-    const int64_t stride = (int64_t)part.vectors * LANES, pixels = stride - (part.tail ? LANES - part.tail : 0);
-    const int64_t first_y = part.first / w->out_width, first_x = part.first % w->out_width;
-    for (int64_t column = first; column < first + columns; column++, to += stride) {
+    const int64_t first_y = pixel / w->out_width, first_x = pixel % w->out_width;
+    for (int64_t column = first, at = 0; column < first + columns; column++, at += stride) {
         const int64_t kernel = w->kernel_y * w->kernel_x, channel = column / kernel;
         const int64_t ky = column % kernel / w->kernel_x, kx = column % w->kernel_x;
         int64_t oy = first_y, ox = first_x;
@@ -75,29 +123,31 @@ ALWAYS_INLINE void copy_windows(const int type, const coppice_matmul_args *args,
             const int64_t x = ox * w->stride_x + kx * w->dilation_x - w->pad_x;
             const int64_t run = w->out_width - ox < pixels - done ? w->out_width - ox : pixels - done;
             if (y < 0 || y >= w->height)
-                fill(to + done, run, 0.0f);
+                clear(held, to, at + done, run);
             else
-                copy_run(type, args->x, channel * w->channel_stride + y * w->row_stride, w->width, x, w->stride_x, run,
-                         to + done);
+                copy_run(type, held, args->x, channel * w->channel_stride + y * w->row_stride, w->width, x, w->stride_x,
+                         run, to, at + done);
             done += run;
         }
-        fill(to + pixels, stride - pixels, 0.0f);
+        clear(held, to, at + pixels, stride - pixels);
     }
 }
 
 /* `columns` columns of the windows of x from `first` on. */
-static block pack_windows(const coppice_matmul_args *args, int64_t first, int64_t columns, panel part, float *to) {
+static inline block pack_windows(const coppice_matmul_args *args, int64_t first, int64_t columns, panel part,
+                                 float *to) {
+    const int64_t stride = (int64_t)part.vectors * LANES, pixels = pixels_of(part, LANES);
     switch (args->type) {
     case COPPICE_F16:
-        copy_windows(COPPICE_F16, args, first, columns, part, to);
+        copy_windows(COPPICE_F16, COPPICE_F32, args, first, columns, part.first, pixels, stride, to);
         break;
     case COPPICE_BF16:
-        copy_windows(COPPICE_BF16, args, first, columns, part, to);
+        copy_windows(COPPICE_BF16, COPPICE_F32, args, first, columns, part.first, pixels, stride, to);
         break;
     default:
-        copy_windows(COPPICE_F32, args, first, columns, part, to);
+        copy_windows(COPPICE_F32, COPPICE_F32, args, first, columns, part.first, pixels, stride, to);
     }
-    return (block){to, (int64_t)part.vectors * LANES};
+    return (block){to, stride};
 }
 
 #endif

@@ -86,7 +86,7 @@ static void run_code(const coppice_matmul_args *args) {
         const int64_t limit = tile < whole && whole < end_tile ? whole : end_tile;
         count = (limit - tile) / ((limit - tile + most - 1) / most); /* groups alike, not a small one at the end */
         const int64_t left = args->pixels - (tile + count) * LANES;
-        pass p = {.args = args, .in_y = tile < whole, .scaled = 1};
+        pass p = {.args = args, .in_y = tile < whole};
         p.part = (panel){tile * LANES, (int)count, left < 0 ? (int)(LANES + left) : 0};
         p.sums = p.in_y ? (float *)args->y + tile * LANES : sums;
         p.stride = p.in_y ? args->y_stride : count * LANES;
@@ -94,7 +94,7 @@ static void run_code(const coppice_matmul_args *args) {
         p.first_band = code_first_row(weight->rows, first);
         p.end_band = code_first_row(weight->rows, end);
         if (!p.in_y)
-            finish(&p);
+            finish(args, NULL, p.first_band, p.end_band, p.part, p.sums, p.stride);
     }
 }
 

@@ -51,7 +51,7 @@ typedef struct problem {
     int64_t rows, cols, pixels, slab; /* cols and pixels are of the window where there is one */
     double density;
     int64_t height; /* of the bands; 0: dense, in bands of 4, 8 or 16 */
-    int32_t weight_type, type, activation;
+    int32_t weight_type, type, activation, arithmetic;
     int special; /* some infinities and NaN in x */
     const coppice_window *window;
 } problem;
@@ -77,6 +77,13 @@ static double x_at(const coppice_matmul_args *args, int64_t column, int64_t pixe
     return get(args->type, args->x, channel * w->channel_stride + y * w->row_stride + x);
 }
 
+/* How far fp16 arithmetic may be off for a sum of `count` products, as abi.h has it. */
+static double f16_error(const coppice_matmul_args *args, double count, double magnitude) {
+    if (args->arithmetic != COPPICE_F16 || args->type != COPPICE_F16 || args->weight.type != COPPICE_F16)
+        return 0;
+    return fmin(count, 128) * ldexp(1, -10) * magnitude + count * ldexp(1, -24);
+}
+
 /* The value in fp64. Of n products, the scale, the bias and the residual, each of the n + 3 roundings errs by at most
  * half an epsilon of the sum of magnitudes; the bound is twice that. */
 static double reference(const trial *t, int64_t row, int64_t pixel, double *bound) {
@@ -87,17 +94,18 @@ static double reference(const trial *t, int64_t row, int64_t pixel, double *boun
     const double bias = args->bias ? (double)args->bias[row] : 0;
     const double residual = args->residual ? get(args->type, args->residual, row * args->residual_stride + pixel) : 0;
     const double scale = weight->scales ? (double)weight->scales[row] : 1;
-    double sum = bias + residual, magnitude = fabs(bias) + fabs(residual), terms = 3;
+    double sum = bias + residual, magnitude = fabs(bias) + fabs(residual), products = 0, terms = 3;
     for (int64_t slab = 0; slab < slabs; slab++) {
         const uint32_t *starts = weight->starts + slab * bands + band;
         for (uint32_t entry = starts[0]; entry < starts[1]; entry++, terms++) {
             const double value = get(weight->type, weight->values, entry * weight->height + row % weight->height);
             const double product = scale * value * x_at(args, slab * weight->slab + weight->columns[entry], pixel);
             sum += product;
-            magnitude += fabs(product);
+            products += fabs(product);
         }
     }
-    const double off = terms * (double)FLT_EPSILON * magnitude;
+    const double off =
+        terms * (double)FLT_EPSILON * (magnitude + products) + scale * f16_error(args, terms - 3, products / scale);
     return finished(args->activation, args->lower, args->upper, args->type, sum, off, bound);
 }
 
@@ -132,6 +140,7 @@ static trial make_trial(problem p) {
     t.args = (coppice_matmul_args){.weight = without_lists(t.lists),
                                    .type = p.type,
                                    .activation = p.activation,
+                                   .arithmetic = p.arithmetic,
                                    .pixels = p.pixels,
                                    .x = t.x,
                                    .x_stride = x_stride,
@@ -193,12 +202,12 @@ static void check_problem(problem p) {
     trial t = make_trial(p);
     const coppice_matmul_args *args = &t.args;
     char what[240];
-    snprintf(
-        what, sizeof what,
-        "%lld x %lld x %lld, slab %lld, density %.2f, layout %d, height %lld, types %d %d, activation %d, %swindow",
-        (long long)p.rows, (long long)args->weight.cols, (long long)args->pixels, (long long)p.slab, p.density,
-        (int)args->weight.layout, (long long)args->weight.height, (int)p.weight_type, (int)p.type, (int)p.activation,
-        p.window ? "" : "no ");
+    snprintf(what, sizeof what,
+             "%lld x %lld x %lld, slab %lld, density %.2f, layout %d, height %lld, types %d %d, activation %d, "
+             "arithmetic %d, %swindow",
+             (long long)p.rows, (long long)args->weight.cols, (long long)args->pixels, (long long)p.slab, p.density,
+             (int)args->weight.layout, (long long)args->weight.height, (int)p.weight_type, (int)p.type,
+             (int)p.activation, (int)p.arithmetic, p.window ? "" : "no ");
     check_variants("matmul", &t.args, &t.y, what);
     check_code(&t, what);
     free_trial(&t);
@@ -256,6 +265,82 @@ static void check_windows(void) {
                                 .special = round % 8 == 0,
                                 .window = &w});
     }
+}
+
+/* fp16 where it is allowed: sums of fp16 products, over windows too. */
+static void check_f16_sums(void) {
+    for (int round = 0; round < 600; round++) {
+        const coppice_window w = random_window();
+        check_problem((problem){.rows = random_below(40),
+                                .cols = random_below(300),
+                                .pixels = random_below(260),
+                                .slab = 1 + random_below(300),
+                                .density = (double)random_below(11) / 10,
+                                .height = random_height(),
+                                .weight_type = random_below(8) ? COPPICE_F16 : COPPICE_F32,
+                                .type = random_below(8) ? COPPICE_F16 : COPPICE_F32,
+                                .activation = (int32_t)random_below(5),
+                                .arithmetic = COPPICE_F16,
+                                .special = round % 8 == 0,
+                                .window = round % 3 ? NULL : &w});
+    }
+}
+
+/* The error of fp16 sums as it usually is, much below its bound: relative, root mean square. */
+static void check_f16_usual_error(void) {
+    trial t = make_trial((problem){.rows = 24,
+                                   .cols = 500,
+                                   .pixels = 60,
+                                   .slab = 192,
+                                   .weight_type = COPPICE_F16,
+                                   .type = COPPICE_F16,
+                                   .arithmetic = COPPICE_F16});
+    t.args.bias = NULL, t.args.residual = NULL, t.args.lower = -INFINITY, t.args.upper = INFINITY;
+    coppice_variant variant;
+    for (int32_t index = 0; coppice_variant_info(index, &variant) == COPPICE_OK; index++) {
+        if (strcmp(variant.primitive, "matmul") != 0 || !variant.available)
+            continue;
+        double errors = 0, squares = 0, bound;
+        expect_status(coppice_variant_run(index, &t.args), COPPICE_OK, variant.name);
+        for (int64_t row = 0; row < t.args.weight.rows; row++)
+            for (int64_t pixel = 0; pixel < t.args.pixels; pixel++) {
+                const double exact = reference(&t, row, pixel, &bound);
+                const double off = get(COPPICE_F16, t.args.y, row * t.args.y_stride + pixel) - exact;
+                errors += off * off, squares += exact * exact;
+            }
+        expect(sqrt(errors / squares) < 2e-3, "fp16 sums are off by more than usual", variant.name);
+    }
+    free_trial(&t);
+}
+
+/* fp16 cannot count beyond 2048: sums must leave it before. */
+static void check_f16_count(void) {
+    enum { many = 6000, pixels = 21 };
+    uint16_t *ones = allocate(many * pixels * sizeof *ones), y[pixels];
+    for (int64_t i = 0; i < many * pixels; i++)
+        ones[i] = half_bits(COPPICE_F16, 1);
+    coppice_matmul_args args = {
+        .weight = {COPPICE_DENSE, COPPICE_F16, 1, many, 65536, 4, many, NULL, NULL, ones, NULL, NULL},
+        .type = COPPICE_F16,
+        .arithmetic = COPPICE_F16,
+        .pixels = pixels,
+        .x = ones,
+        .x_stride = pixels,
+        .y = y,
+        .y_stride = pixels,
+        .lower = -INFINITY,
+        .upper = INFINITY};
+    give_scratch(&args.work, coppice_matmul_scratch(&args));
+    coppice_variant variant;
+    for (int32_t index = 0; coppice_variant_info(index, &variant) == COPPICE_OK; index++) {
+        if (strcmp(variant.primitive, "matmul") != 0 || !variant.available)
+            continue;
+        int counted = coppice_variant_run(index, &args) == COPPICE_OK;
+        for (int pixel = 0; pixel < pixels; pixel++)
+            counted &= half_value(COPPICE_F16, y[pixel]) == many;
+        expect(counted, "6000 ones are not 6000", variant.name);
+    }
+    free(args.work.scratch), free(ones);
 }
 
 /* Every half goes through unharmed, and sums are rounded to the nearest: y = weight * x of one row and column. */
@@ -358,6 +443,9 @@ static void check_arguments(void) {
     REFUSED(COPPICE_TYPE, args.weight.type = 4);
     REFUSED(COPPICE_TYPE, args.type = COPPICE_I8);
     REFUSED(COPPICE_TYPE, args.type = -1);
+    REFUSED(COPPICE_OK, args.arithmetic = COPPICE_F16);
+    REFUSED(COPPICE_TYPE, args.arithmetic = COPPICE_BF16);
+    REFUSED(COPPICE_TYPE, args.arithmetic = -1);
     REFUSED(COPPICE_ACTIVATION, args.activation = 5);
     REFUSED(COPPICE_ACTIVATION, args.activation = -1);
     REFUSED(COPPICE_SHARE, args.work.share = 1);
@@ -463,6 +551,9 @@ void check_matmul(const char *shapes) {
     check_edges();
     check_random();
     check_windows();
+    check_f16_sums();
+    check_f16_usual_error();
+    check_f16_count();
     if (shapes)
         check_real(shapes);
 }

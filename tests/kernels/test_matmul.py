@@ -149,6 +149,30 @@ def test_types_layouts_and_activations(
     agrees(y.float().numpy(), weight.to_dense(), x.float().numpy(), None, held, activation, kind)
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.integers(0, 40),
+    cols=st.integers(0, 400),
+    pixels=st.integers(0, 200),
+    density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    height=st.sampled_from([1, 4, 8, 16]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_float16_arithmetic(
+    variant: str, rows: int, cols: int, pixels: int, density: float, height: int, seed: int
+) -> None:
+    """Off by no more than ``matmul`` says, whether the variant makes use of the permission or not."""
+    random = np.random.default_rng(seed)
+    weight = Weight.sparse(sparse(random, rows, cols, density), height=height, type="float16")
+    x = random.standard_normal((cols, pixels), np.float32).astype(np.float16)
+    y = matmul(weight, x, arithmetic="float16", variant=variant).astype(np.float64)
+    matrix = weight.to_dense().astype(np.float64)
+    exact, magnitude = matrix @ x.astype(np.float64), np.abs(matrix) @ np.abs(x.astype(np.float64))
+    entries = np.count_nonzero(matrix, axis=1)[:, None]
+    off = (np.minimum(entries, 128) * 2.0**-10 + (entries + 3) * EPSILON) * magnitude + entries * 2.0**-24
+    assert np.all(np.abs(y - exact) <= off + UNITS["float16"] * (np.abs(exact) + off) + 2.0**-25)
+
+
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     channels=st.integers(1, 5),
@@ -407,6 +431,7 @@ SHARED = np.ones(5, np.float32)
         ("activation", "there is no 'tanh'", {"x": X, "activation": "tanh"}),
         ("activation", "range", {"x": X, "activation": (1.0, 0.0)}),
         ("activation", "range", {"x": X, "activation": (0.0, float("nan"))}),
+        ("arithmetic", "there is no 'bfloat16'", {"x": X, "arithmetic": "bfloat16"}),
         ("variant", "no variant", {"x": X, "variant": "sse9"}),
     ],
 )

@@ -1,0 +1,73 @@
+/* Panels of pixels: which of them a share computes, where x may stay, and y from the sums of one. */
+#ifndef COPPICE_VECTOR_PANEL_H
+#define COPPICE_VECTOR_PANEL_H
+
+#include "activation.h"
+#include "pack.h"
+
+/* Loops over the registers of a tile are unrolled whole, however long their body: else the sums live in memory. */
+#define COPPICE_UNROLL _Pragma("GCC unroll 20")
+
+/* What a share computes: some bands of some panels. The pixels are `vectors` vectors, cut into `panels` panels. */
+typedef struct deal {
+    int64_t vectors, panels, first_panel, end_panel, first_band, end_band;
+} deal;
+
+/* Panels are dealt to the shares where there are enough of them, else bands. */
+static inline deal deal_of(const coppice_matmul_args *args, int lanes, int64_t widest) {
+    const int64_t bands = coppice_bands(&args->weight), share = args->work.share, shares = args->work.shares;
+    const int64_t vectors = (args->pixels + lanes - 1) / lanes;
+    int64_t panels = (vectors + widest - 1) / widest;
+    if (shares > 1 && vectors >= shares && panels > shares / 2) {
+        panels = (panels + shares - 1) / shares * shares;
+        panels = panels < vectors ? panels : vectors;
+        return (deal){vectors, panels, panels * share / shares, panels * (share + 1) / shares, 0, bands};
+    }
+    return (deal){vectors, panels, 0, panels, bands * share / shares, bands * (share + 1) / shares};
+}
+
+static inline panel panel_of(const deal *own, int64_t pixels, int lanes, int64_t number) {
+    const int64_t first = number * own->vectors / own->panels * lanes;
+    const int64_t next = (number + 1) * own->vectors / own->panels * lanes;
+    const int64_t count = (next < pixels ? next : pixels) - first;
+    return (panel){first, (int)((count + lanes - 1) / lanes), (int)(count % lanes)};
+}
+
+/* Whether bands can pass over x where it is: in whole aligned vectors, without its rows pushing each other out of a
+ * first-level cache of 64 sets and 8 ways, and so few of them, or each used by so few entries, that a copy costs more
+ * than it saves. */
+static inline int fit_in_place(const coppice_matmul_args *args, const void *x, size_t size, int64_t columns,
+                               panel part) {
+    enum { line = 64, sets = 64, ways = 8, few_columns = 64, few_uses = 12 };
+    const int64_t bytes = args->x_stride * (int64_t)size;
+    if (args->window || part.tail || (uintptr_t)x % line || bytes % line)
+        return 0;
+    const int64_t pitch = bytes / line, sets_apart = pitch & -pitch;
+    if (columns * (sets_apart < sets ? sets_apart : sets) > sets * ways)
+        return 0;
+    return columns <= few_columns || args->weight.entries < few_uses * args->weight.cols;
+}
+
+/* y of some bands of a panel from their sums in scratch, which begin with row 0; scales is NULL where there are none,
+ * or where the sums are multiplied by them already. */
+static inline void finish(const coppice_matmul_args *args, const float *scales, int64_t first_band, int64_t end_band,
+                          panel part, const float *all_sums, int64_t stride) {
+    const coppice_weight *weight = &args->weight;
+    const vector lower = broadcast(args->lower), upper = broadcast(args->upper);
+    const int64_t end = end_band * weight->height < weight->rows ? end_band * weight->height : weight->rows;
+    for (int64_t row = first_band * weight->height; row < end; row++) {
+        const float scale = scales ? scales[row] : 1.0f, bias = args->bias ? args->bias[row] : 0.0f;
+        const float *sums = all_sums + row * stride;
+        for (int v = 0; v < part.vectors; v++) {
+            const int count = lanes_of(part, v);
+            const int64_t place = part.first + v * LANES;
+            vector z = multiply_add(broadcast(scale), load(sums + v * LANES), broadcast(bias));
+            if (args->residual)
+                z = add(z, load_as(args->type, args->residual, row * args->residual_stride + place, count));
+            z = finished(args->activation, lower, upper, z);
+            store_as(args->type, args->y, row * args->y_stride + place, count, z);
+        }
+    }
+}
+
+#endif
