@@ -18,7 +18,9 @@ def run(job: Job) -> None:
     out = job.out.array
     if out.size == 0:
         return
-    x = taps(widened(job.x.array, job.x.type), job.window, *out.shape[1:], outside=-np.inf if job.kind == "max" else 0)
+    height, width = out.shape[1:]
+    outside = -np.inf if job.kind == "max" else 0.0
+    x = taps(widened(job.x.array, job.x.type), job.window, height, width, outside)
     high, wide = job.window.kernel
     y = x[:, 0, 0].copy()
     with np.errstate(all="ignore"):
@@ -34,6 +36,6 @@ def _counted(job: Job, axis: int) -> Float:
     window, size = job.window, job.x.array.shape[axis + 1]
     first = np.arange(job.out.array.shape[axis + 1]) * window.stride[axis] - window.padding[axis]
     place = first[:, None] + np.arange(window.kernel[axis]) * window.dilation[axis]
-    if job.count_padding:
-        return np.count_nonzero(place < size + job.after[axis], axis=1).astype(np.float32)
-    return np.count_nonzero((place >= 0) & (place < size), axis=1).astype(np.float32)
+    counts = place < size + job.after[axis] if job.count_padding else (place >= 0) & (place < size)
+    counted: Float = counts.sum(axis=1, dtype=np.float32)
+    return counted
