@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from coppice import kernels
 from coppice.kernels import ACTIVATIONS, Pool, Window, depthwise
+from kernelkit import EPSILON, UNITS, available, close
 
-VARIANTS = [variant.name for variant in kernels.variants() if variant.primitive == "depthwise" and variant.available]
-TYPES = {"float32": 0.0, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-EPSILON = float(np.finfo(np.float32).eps)
+VARIANTS = available("depthwise")
 
 Pair = tuple[int, int]
 
@@ -43,9 +42,7 @@ def agrees(y: Any, weight: Any, x: Any, window: Window, sources: list[int], bias
     if activation not in ("none", "relu", "relu6"):
         off = 1.5 * off + 1e-6 * (1 + exact.abs())
         exact = getattr(torch.nn.functional, activation)(exact)
-    exact = exact.clamp(*ACTIVATIONS[activation][1:])
-    unit = TYPES[str(y.dtype).removeprefix("torch.")]
-    assert bool(((y.double() - exact).abs() <= off + unit * (exact.abs() + off) + 2.0**-25).all())
+    close(y, exact.clamp(*ACTIVATIONS[activation][1:]), off)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -57,7 +54,7 @@ def agrees(y: Any, weight: Any, x: Any, window: Window, sources: list[int], bias
     padding=st.tuples(st.integers(0, 4), st.integers(0, 4)),
     dilation=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     multiplier=st.integers(1, 3),
-    kind=st.sampled_from(sorted(TYPES)),
+    kind=st.sampled_from(sorted(UNITS)),
     with_bias=st.booleans(),
     activation=st.sampled_from(sorted(ACTIVATIONS)),
     gap=st.integers(0, 3),

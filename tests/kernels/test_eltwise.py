@@ -12,23 +12,15 @@ from hypothesis import strategies as st
 
 from coppice import kernels
 from coppice.kernels import ACTIVATIONS, Pool, eltwise
+from kernelkit import EPSILON, UNITS, available, close
 
-VARIANTS = [variant.name for variant in kernels.variants() if variant.primitive == "eltwise" and variant.available]
-TYPES = {"float32": 0.0, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-EPSILON = float(np.finfo(np.float32).eps)
+VARIANTS = available("eltwise")
 
 
 @pytest.fixture(params=VARIANTS)
 def variant(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
-
-
-def close(y: torch.Tensor, exact: torch.Tensor, off: Any) -> None:
-    """``off``, and the rounding to the type of y."""
-    off = torch.as_tensor(off)
-    unit = TYPES[str(y.dtype).removeprefix("torch.")]
-    assert bool(((y.double() - exact).abs() <= off + unit * (exact.abs() + off) + 2.0**-25).all())
 
 
 def agrees(y: torch.Tensor, x: Any, z: Any, a: float, b: float, activation: str) -> None:
@@ -49,7 +41,7 @@ def agrees(y: torch.Tensor, x: Any, z: Any, a: float, b: float, activation: str)
 @given(
     rows=st.integers(0, 12),
     columns=st.integers(0, 100),
-    kinds=st.tuples(*[st.sampled_from(sorted(TYPES))] * 3),
+    kinds=st.tuples(*[st.sampled_from(sorted(UNITS))] * 3),
     added=st.booleans(),
     place=st.sampled_from(["new", "x", "z"]),
     factors=st.tuples(st.floats(-3, 3, width=32), st.floats(-3, 3, width=32)),
@@ -81,8 +73,8 @@ def test_random(
     agrees(y, *before, a, b, activation)
 
 
-@pytest.mark.parametrize("source", sorted(TYPES))
-@pytest.mark.parametrize("target", sorted(TYPES))
+@pytest.mark.parametrize("source", sorted(UNITS))
+@pytest.mark.parametrize("target", sorted(UNITS))
 def test_casts_are_those_of_torch(variant: str, source: str, target: str) -> None:
     every = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(torch.float16).reshape(256, 256)
     x = every.to(getattr(torch, source))

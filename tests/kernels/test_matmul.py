@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from coppice import kernels
 from coppice.kernels import ACTIVATIONS, Pool, Weight, Window, matmul
+from kernelkit import EPSILON, UNITS, available
 
-VARIANTS = [variant.name for variant in kernels.variants() if variant.primitive == "matmul" and variant.available]
-EPSILON = float(np.finfo(np.float32).eps)
+VARIANTS = available("matmul")
 
 Array = NDArray[np.float32]
 
@@ -28,7 +28,6 @@ def sparse(random: np.random.Generator, rows: int, cols: int, density: float) ->
 
 #: What an activation may err by beyond the rounding of its sum, relative to 1 + |sum|, and its name in torch.
 CURVES = {"hardswish": 1e-6, "sigmoid": 4e-7, "silu": 4e-7, "gelu": 4e-7}
-UNITS = {"float32": 0.0, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
 def agrees(y: Array, weight: Array, x: Array, bias: Any, residual: Any, activation: str, kind: str = "float32") -> None:

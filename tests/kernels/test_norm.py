@@ -12,23 +12,15 @@ from hypothesis import strategies as st
 
 from coppice import kernels
 from coppice.kernels import Pool, layer_norm, rms_norm
+from kernelkit import EPSILON, UNITS, available, close
 
-VARIANTS = [variant.name for variant in kernels.variants() if variant.primitive == "norm" and variant.available]
-TYPES = {"float32": 0.0, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-EPSILON = float(np.finfo(np.float32).eps)
+VARIANTS = available("norm")
 
 
 @pytest.fixture(params=VARIANTS)
 def variant(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
-
-
-def close(y: torch.Tensor, exact: torch.Tensor, off: Any) -> None:
-    """``off``, and the rounding to the type of y."""
-    off = torch.as_tensor(off)
-    unit = TYPES[str(y.dtype).removeprefix("torch.")]
-    assert bool(((y.double() - exact).abs() <= off + unit * (exact.abs() + off) + 2.0**-25).all())
 
 
 def agrees(y: Any, x: Any, weight: Any, bias: Any, eps: float, axis: int, rms: bool) -> None:
@@ -55,7 +47,7 @@ def agrees(y: Any, x: Any, weight: Any, bias: Any, eps: float, axis: int, rms: b
     channels=st.integers(1, 200),
     tokens=st.integers(0, 150),
     axis=st.sampled_from([0, 1]),
-    kind=st.sampled_from(sorted(TYPES)),
+    kind=st.sampled_from(sorted(UNITS)),
     rms=st.booleans(),
     with_weight=st.booleans(),
     with_bias=st.booleans(),

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from coppice import kernels
 from coppice.kernels import Pool, Window, average_pool, max_pool
+from kernelkit import EPSILON, UNITS, available, close
 
-VARIANTS = [variant.name for variant in kernels.variants() if variant.primitive == "pooling" and variant.available]
-TYPES = {"float32": 0.0, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-EPSILON = float(np.finfo(np.float32).eps)
+VARIANTS = available("pooling")
 
 Pair = tuple[int, int]
 
@@ -24,13 +23,6 @@ Pair = tuple[int, int]
 def variant(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
-
-
-def close(y: torch.Tensor, exact: torch.Tensor, off: Any) -> None:
-    """``off``, and the rounding to the type of y."""
-    off = torch.as_tensor(off)
-    unit = TYPES[str(y.dtype).removeprefix("torch.")]
-    assert bool(((y.double() - exact).abs() <= off + unit * (exact.abs() + off) + 2.0**-25).all())
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -43,7 +35,7 @@ def close(y: torch.Tensor, exact: torch.Tensor, off: Any) -> None:
     dilation=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     ceil_mode=st.booleans(),
     count=st.booleans(),
-    kind=st.sampled_from(sorted(TYPES)),
+    kind=st.sampled_from(sorted(UNITS)),
     gap=st.integers(0, 3),
     seed=st.integers(0, 2**32 - 1),
 )
@@ -79,7 +71,7 @@ def test_they_are_those_of_torch(
 
 
 @pytest.mark.parametrize("width", [1, 7, 16, 33])
-@pytest.mark.parametrize("kind", sorted(TYPES))
+@pytest.mark.parametrize("kind", sorted(UNITS))
 def test_over_everything(variant: str, width: int, kind: str) -> None:
     torch.manual_seed(width)
     x = torch.randn(6, 5, width).to(getattr(torch, kind))

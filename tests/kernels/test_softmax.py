@@ -12,23 +12,15 @@ from hypothesis import strategies as st
 
 from coppice import kernels
 from coppice.kernels import Pool, softmax
+from kernelkit import EPSILON, UNITS, available, close
 
-VARIANTS = [variant.name for variant in kernels.variants() if variant.primitive == "softmax" and variant.available]
-TYPES = {"float32": 0.0, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-EPSILON = float(np.finfo(np.float32).eps)
+VARIANTS = available("softmax")
 
 
 @pytest.fixture(params=VARIANTS)
 def variant(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
-
-
-def close(y: torch.Tensor, exact: torch.Tensor, off: Any) -> None:
-    """``off``, and the rounding to the type of y."""
-    off = torch.as_tensor(off)
-    unit = TYPES[str(y.dtype).removeprefix("torch.")]
-    assert bool(((y.double() - exact).abs() <= off + unit * (exact.abs() + off) + 2.0**-25).all())
 
 
 def agrees(y: torch.Tensor, x: torch.Tensor, scale: float) -> None:
@@ -39,14 +31,14 @@ def agrees(y: torch.Tensor, x: torch.Tensor, scale: float) -> None:
     exact, most = t.softmax(1), t.amax(1, keepdim=True)
     off = (t.abs() + 2 * most.abs() + 2 * x.shape[1] + 8) * EPSILON * exact
     close(y, exact, torch.where(exact == 0, 0.0, off))
-    assert bool((y.float().sum(1) - 1 <= 0.01 + x.shape[1] * TYPES[str(y.dtype).removeprefix("torch.")]).all())
+    assert bool((y.float().sum(1) - 1 <= 0.01 + x.shape[1] * UNITS[str(y.dtype).removeprefix("torch.")]).all())
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.integers(0, 20),
     columns=st.integers(0, 300),
-    kind=st.sampled_from(sorted(TYPES)),
+    kind=st.sampled_from(sorted(UNITS)),
     scale=st.sampled_from([1.0, 0.125, -2.0, 0.0]),
     spread=st.sampled_from([1.0, 30.0]),
     masked=st.booleans(),
