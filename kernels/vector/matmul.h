@@ -178,16 +178,23 @@ static void run_pass(const pass *p, float *room) {
     }
 }
 
-static block block_of(const coppice_matmul_args *args, int64_t slab, panel part, float *room) {
+/* A copy of one slab of a panel. */
+static block packed(const coppice_matmul_args *args, int64_t slab, panel part, float *room) {
     const int64_t first = slab * args->weight.slab, width = coppice_slab_width(&args->weight, slab);
     if (width <= 0) /* the matrix has no column */
         return (block){room, 0};
-    if (args->window)
-        return pack_windows(args, first, width, part, room);
-    const float *x = (const float *)args->x + first * args->x_stride + part.first;
-    if (args->type == COPPICE_F32 && fit_in_place(args, x, sizeof *x, width, part))
-        return (block){x, args->x_stride};
-    return pack_rows(args, first, width, part, room);
+    return args->window ? pack_windows(args, first, width, part, room) : pack_rows(args, first, width, part, room);
+}
+
+/* The same, where it is if it may stay there. */
+static block block_of(const coppice_matmul_args *args, int64_t slab, panel part, float *room) {
+    const int64_t first = slab * args->weight.slab, width = coppice_slab_width(&args->weight, slab);
+    if (width > 0 && !args->window && args->type == COPPICE_F32) {
+        const float *x = (const float *)args->x + first * args->x_stride + part.first;
+        if (fit_in_place(args, x, sizeof *x, width, part))
+            return (block){x, args->x_stride};
+    }
+    return packed(args, slab, part, room);
 }
 
 /* Matrix times vector, CSR and fp32. */

@@ -17,14 +17,6 @@ enum { code_tiles = 6, code_x_bytes = 98304 };
 
 static const float no_bias[CODE_ROWS];
 
-/* One slab of a tile. */
-static block tile_of(const coppice_matmul_args *args, int64_t slab, panel part, float *room) {
-    const int64_t first = slab * args->weight.slab, width = coppice_slab_width(&args->weight, slab);
-    if (width <= 0)
-        return (block){room, 0};
-    return args->window ? pack_windows(args, first, width, part, room) : pack_rows(args, first, width, part, room);
-}
-
 /* A group of tiles, packed behind each other in `room`: all chunks from first to end over all slabs. */
 static void run_group(pass *p, const code_header *code, int64_t tile, int tiles, int64_t first, int64_t end,
                       float *room) {
@@ -36,7 +28,7 @@ static void run_group(pass *p, const code_header *code, int64_t tile, int tiles,
     for (int64_t slab = 0; slab < slabs; slab++) {
         for (int t = 0; t < tiles; t++) {
             const int64_t pixel = (tile + t) * LANES, left = args->pixels - pixel;
-            tile_of(args, slab, (panel){pixel, 1, left < LANES ? (int)left : 0}, room + t * width * LANES);
+            packed(args, slab, (panel){pixel, 1, left < LANES ? (int)left : 0}, room + t * width * LANES);
         }
         for (int64_t chunk = first; chunk < end; chunk++) {
             const code_chunk *own = &code->chunk[slab * chunks + chunk];
