@@ -13,6 +13,7 @@ from coppice.kernels._code import held_by_c
 from coppice.kernels._errors import KernelError
 from coppice.kernels._load import load
 from coppice.kernels._pool import Pool
+from coppice.kernels._types import TYPES
 from coppice.kernels._variants import Variant, pick
 from coppice.kernels._weight import Weight
 from coppice.kernels._window import Window, fill_window
@@ -20,7 +21,7 @@ from coppice.kernels._window import Window, fill_window
 _REMEDY = "x is [cols, pixels], out and residual [rows, pixels] of x's type, bias float32 [rows]"
 
 #: What products and sums may be computed in.
-ARITHMETIC = ("float32", "float16")
+ARITHMETIC = tuple(TYPES)
 
 
 def matmul(
@@ -53,10 +54,10 @@ def matmul(
         bias: float32 [rows].
         residual: as ``out``, added before the activation; may be ``out`` itself.
         activation: a name from ``ACTIVATIONS``, or (lower, upper) to clamp to.
-        arithmetic: "float32", or "float16" to allow that too: where x and the weight both are float16, up to 128
-            entries at a time may then be multiplied and added in float16, if the machine can; these sums are added in
-            float32. With n entries in a row and m the sum of the magnitudes of their products, the sum may be off by
-            min(n, 128) * 2^-10 * m + n * 2^-24 more; past 65504 it is infinite or NaN.
+        arithmetic: what a variant may give up digits for, if the machine is faster at it. "float32": nothing.
+            "float16": where x and the weight both are float16, up to 128 entries at a time are multiplied and added in
+            float16. "bfloat16": x and the weight are rounded to bfloat16. "int8": where the weight is int8, each pixel
+            of x is rounded to 127ths of its greatest magnitude. ``abi.h`` has the bounds.
         pool: threads to share the work; None: the caller's thread alone.
         variant: a name from :func:`variants`; None: the fastest.
 

@@ -22,7 +22,7 @@ extern "C" {
 /* cdef begin */
 
 /* Raised by one whenever a declaration below is added, or changes its meaning or its size. */
-#define COPPICE_ABI_VERSION 4
+#define COPPICE_ABI_VERSION 5
 
 /* What every function returns: zero, or one of the negative values. Nothing is written to y unless it is COPPICE_OK. */
 typedef enum coppice_status {
@@ -139,16 +139,27 @@ typedef struct coppice_window {
  * nothing. NaN passes through. Pointers need their element's alignment only. weight must have passed
  * coppice_weight_validate once; it is not validated again.
  *
- * arithmetic = COPPICE_F16 allows a variant, where x and weight both are fp16, to multiply and add up to 128 entries at
- * a time in fp16; these sums are added in fp32. Of a row with n entries, whose products have magnitudes that add up to
- * m, the sum may then be off by min(n, 128) * 2^-10 * m + n * 2^-24 more (before scales), and where one of those sums
- * passes 65504 it is infinite or NaN. */
+ * arithmetic allows a variant, and obliges none, to give up digits for speed. With n the entries of a row, m the sum of
+ * the magnitudes of their products (before scales) and u = 2^-24:
+ *
+ *   COPPICE_F32   nothing is given up
+ *   COPPICE_F16   where x and weight both are fp16, up to 128 entries at a time are multiplied and added in fp16; these
+ *                 sums are added in fp32. The sum may be off by min(n, 128) * 2^-10 * m + n * u more, and where one of
+ *                 those sums passes 65504 it is infinite or NaN
+ *   COPPICE_BF16  x and weight, where they are wider, are rounded to bf16, to the nearest; products and sums are fp32,
+ *                 but what is below 2^-126 in magnitude is zero. The sum may be off by (2^-7 + n * u) * m + n * 2^-125
+ *                 more
+ *   COPPICE_I8    where the weight is bytes, each pixel of x is rounded to the nearest multiple of a 127th of its
+ *                 greatest magnitude g (over all columns), ties to even; products and sums are integers. The sum may
+ *                 be off by g / 254 * the sum of the magnitudes of the row's values, and (n + 3) * u * m, more. A pixel
+ *                 with NaN or infinity gives NaN
+ */
 typedef struct coppice_matmul_args {
     coppice_work work;
     coppice_weight weight;
     int32_t type; /* of x, residual and y: COPPICE_F32, COPPICE_F16 or COPPICE_BF16 */
     int32_t activation;
-    int32_t arithmetic; /* COPPICE_F32, or COPPICE_F16 to allow that too */
+    int32_t arithmetic; /* coppice_type: what is allowed */
     int64_t pixels;
     const void *x;
     int64_t x_stride;

@@ -113,7 +113,7 @@ int32_t coppice_matmul_check(const coppice_matmul_args *args) {
     int32_t status = check_weight(weight);
     if (status != COPPICE_OK)
         return status;
-    if (!is_activation_type(args->type) || (args->arithmetic != COPPICE_F32 && args->arithmetic != COPPICE_F16))
+    if (!is_activation_type(args->type) || !coppice_type_size(args->arithmetic))
         return COPPICE_TYPE;
     if (!within(args->pixels, 0, size_max))
         return COPPICE_SIZE;

@@ -444,7 +444,7 @@ static void check_arguments(void) {
     REFUSED(COPPICE_TYPE, args.type = COPPICE_I8);
     REFUSED(COPPICE_TYPE, args.type = -1);
     REFUSED(COPPICE_OK, args.arithmetic = COPPICE_F16);
-    REFUSED(COPPICE_TYPE, args.arithmetic = COPPICE_BF16);
+    REFUSED(COPPICE_TYPE, args.arithmetic = 4);
     REFUSED(COPPICE_TYPE, args.arithmetic = -1);
     REFUSED(COPPICE_ACTIVATION, args.activation = 5);
     REFUSED(COPPICE_ACTIVATION, args.activation = -1);

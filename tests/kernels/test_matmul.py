@@ -430,7 +430,7 @@ SHARED = np.ones(5, np.float32)
         ("activation", "there is no 'tanh'", {"x": X, "activation": "tanh"}),
         ("activation", "range", {"x": X, "activation": (1.0, 0.0)}),
         ("activation", "range", {"x": X, "activation": (0.0, float("nan"))}),
-        ("arithmetic", "there is no 'bfloat16'", {"x": X, "arithmetic": "bfloat16"}),
+        ("arithmetic", "there is no 'float8'", {"x": X, "arithmetic": "float8"}),
         ("variant", "no variant", {"x": X, "variant": "sse9"}),
     ],
 )
