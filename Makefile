@@ -99,7 +99,8 @@ bench-cifar: .venv/.test build/peers/.installed ## the same on CIFAR-10 with Res
 	PYTHONPATH=benchmarks $(BIN)/python -m quality cifar --jobs $(JOBS) --docs docs/quality.md $(QUALITY_ARGS)
 
 check-c: .venv/.build-tools ## the C library alone, under the address and undefined-behaviour sanitizers
-	$(BIN)/cmake -S . -B build/check-c -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DCOPPICE_SANITIZE=ON
+	$(BIN)/cmake -S . -B build/check-c -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+	  -DCOPPICE_SANITIZE=ON -DCOPPICE_EMULATE_FP16=ON
 	$(BIN)/cmake --build build/check-c -j $(JOBS)
 	$(BIN)/ctest --test-dir build/check-c --output-on-failure --no-tests=error
 

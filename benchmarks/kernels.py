@@ -126,7 +126,7 @@ def head(report: BenchReport) -> str:
         ", ".join(f"{name} {installed}" for name, installed in report.versions.items()),
         f"{report.threads} thread{'s' * (report.threads > 1)}, {report.repetitions} rounds, {report.clock} time",
         f"CPU share {report.cpu_share:.2f}",
-        "fp32 peak in GFLOP/s: " + ", ".join(f"{isa} {peak:.0f}" for isa, peak in report.peaks.gflops.items()),
+        "peaks in GFLOP/s: " + ", ".join(f"{name} {peak:.0f}" for name, peak in report.peaks.gflops.items()),
         "reading in GB/s: " + ", ".join(f"{size >> 10} KB {report.peaks.bandwidth(size):.0f}" for size in sizes),
         "left out: " + ("; ".join(f"{name} ({why})" for name, why in report.left_out.items()) or "nothing"),
     ]

@@ -156,8 +156,8 @@ def _print(report: BenchReport) -> None:
     machine, peaks = report.machine, report.peaks
     line(f"{machine.cpu}, {machine.cores} cores, {machine.architecture}, kernels up to {machine.isa}")
     line(", ".join(f"{name} {number}" for name, number in report.versions.items()))
-    fp32 = ", ".join(f"{isa} {peak:.0f}" for isa, peak in peaks.gflops.items())
-    line(f"fp32 peak in GFLOP/s: {fp32}")
+    found = ", ".join(f"{name} {peak:.0f}" for name, peak in peaks.gflops.items())
+    line(f"peaks in GFLOP/s: {found}")
     reads = ", ".join(f"{size >> 10} KB {peaks.bandwidth(size):.0f}" for size in peaks.reads)
     line(f"read bandwidth in GB/s, by size: {reads}")
     line(

@@ -53,11 +53,14 @@ typedef enum coppice_status {
 
 /* Instruction sets. Each architecture has its own list, in which a higher number includes the lower ones; the library
  * knows the one that it was built for. AVX2 stands for AVX2, FMA and F16C; AVX512 for AVX-512 F, BW, DQ and VL;
- * NEON_FP16 for NEON and FEAT_FP16 of Armv8.2. */
+ * AVX512_VNNI adds VNNI, VBMI and VBMI2; NEON_FP16 stands for NEON and FEAT_FP16 of Armv8.2. */
 typedef enum coppice_isa {
     COPPICE_GENERIC = 0,
     COPPICE_AVX2 = 1, /* x86-64 */
     COPPICE_AVX512 = 2,
+    COPPICE_AVX512_VNNI = 3,
+    COPPICE_AVX512_BF16 = 4,
+    COPPICE_AVX512_FP16 = 5,
     COPPICE_NEON = 1, /* 64-bit Arm */
     COPPICE_NEON_FP16 = 2
 } coppice_isa;
@@ -146,13 +149,13 @@ typedef struct coppice_window {
  *   COPPICE_F16   where x and weight both are fp16, up to 128 entries at a time are multiplied and added in fp16; these
  *                 sums are added in fp32. The sum may be off by min(n, 128) * 2^-10 * m + n * u more, and where one of
  *                 those sums passes 65504 it is infinite or NaN
- *   COPPICE_BF16  x and weight, where they are wider, are rounded to bf16, to the nearest; products and sums are fp32,
- *                 but what is below 2^-126 in magnitude is zero. The sum may be off by (2^-7 + n * u) * m + n * 2^-125
- *                 more
- *   COPPICE_I8    where the weight is bytes, each pixel of x is rounded to the nearest multiple of a 127th of its
- *                 greatest magnitude g (over all columns), ties to even; products and sums are integers. The sum may
- *                 be off by g / 254 * the sum of the magnitudes of the row's values, and (n + 3) * u * m, more. A pixel
- *                 with NaN or infinity gives NaN
+ *   COPPICE_BF16  x and weight, where they are wider, are rounded to bf16, to the nearest; products and sums are fp32.
+ *                 The sum may be off by (2^-7 + n * u) * m more, and by what it is off where every value, product and
+ *                 sum below 2^-126 in magnitude is zero
+ *   COPPICE_I8    where the weight is bytes, each pixel of x is rounded to the nearest multiple of 1/127 of its
+ * greatest magnitude (over all columns), or of 2^-126 if that is more, ties to even; products and sums are integers.
+ * The sum may be off by half of that multiple times the sum of the magnitudes of the row's values, and (n + 3) * u * m,
+ * more. A pixel with NaN or infinity gives NaN
  */
 typedef struct coppice_matmul_args {
     coppice_work work;

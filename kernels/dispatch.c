@@ -18,6 +18,9 @@ static const char *const isa_names[] = {
 #if COPPICE_X86
     [COPPICE_AVX2] = "avx2",
     [COPPICE_AVX512] = "avx512",
+    [COPPICE_AVX512_VNNI] = "avx512_vnni",
+    [COPPICE_AVX512_BF16] = "avx512_bf16",
+    [COPPICE_AVX512_FP16] = "avx512_fp16",
 #elif COPPICE_ARM
     [COPPICE_NEON] = "neon",
     [COPPICE_NEON_FP16] = "neon_fp16",
@@ -40,6 +43,8 @@ static unsigned saved_state(void) {
 /* Intel SDM volume 1, 13.2 and 15.2-15.4: the CPU must have the instructions and the system must save the registers. */
 static int detect(void) {
     enum { ymm_saved = 0x06, zmm_saved = 0xe6 };
+    enum { vbmi = 1 << 1, vbmi2 = 1 << 6, avx512_vnni = 1 << 11 }; /* leaf 7, ecx */
+    enum { avx512_fp16 = 1 << 23, avx512_bf16 = 1 << 5 };          /* leaf 7, edx; its subleaf 1, eax */
     unsigned eax, ebx, ecx, edx;
     if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE) || !(ecx & bit_AVX) || !(ecx & bit_FMA) ||
         !(ecx & bit_F16C))
@@ -48,7 +53,14 @@ static int detect(void) {
     if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(ebx & bit_AVX2) || (saved & ymm_saved) != ymm_saved)
         return COPPICE_GENERIC;
     const unsigned avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
-    return (ebx & avx512) == avx512 && (saved & zmm_saved) == zmm_saved ? COPPICE_AVX512 : COPPICE_AVX2;
+    const unsigned vnni = vbmi | vbmi2 | avx512_vnni, features = edx;
+    if ((ebx & avx512) != avx512 || (saved & zmm_saved) != zmm_saved)
+        return COPPICE_AVX2;
+    if ((ecx & vnni) != vnni)
+        return COPPICE_AVX512;
+    if (eax < 1 || !__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) || !(eax & avx512_bf16))
+        return COPPICE_AVX512_VNNI;
+    return features & avx512_fp16 || COPPICE_EMULATE_FP16 ? COPPICE_AVX512_FP16 : COPPICE_AVX512_BF16;
 }
 
 #elif COPPICE_ARM

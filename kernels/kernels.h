@@ -10,12 +10,25 @@
 #define COPPICE_X86 0
 #endif
 
+#ifndef COPPICE_X86_DOTS
+#define COPPICE_X86_DOTS 0
+#endif
+
+#ifndef COPPICE_X86_FP16
+#define COPPICE_X86_FP16 0
+#endif
+
+/* Whether what AVX512-FP16 does is computed without it, for the check program. */
+#ifndef COPPICE_EMULATE_FP16
+#define COPPICE_EMULATE_FP16 0
+#endif
+
 #ifndef COPPICE_ARM
 #define COPPICE_ARM 0
 #endif
 
 /* Panels of activations are at most this many pixels wide. */
-#define COPPICE_PANEL_PIXELS 96
+#define COPPICE_PANEL_PIXELS 192
 
 /* A row of a panel may be written this many pixels past its end: whole vectors. */
 #define COPPICE_PANEL_SLACK 16
@@ -25,6 +38,12 @@
 
 /* Values of a narrow type are widened about so many at a time. */
 #define COPPICE_WIDENED 4096
+
+/* Where products are added by twos or fours (GROUP_MOST), weights are brought together so many bytes at a time; what
+ * makes the last group of x whole takes no more than GROUP_SLACK. */
+#define COPPICE_GROUPED     16384
+#define COPPICE_GROUP_MOST  4
+#define COPPICE_GROUP_SLACK 512
 
 /* Panels in scratch start on a cache line. */
 #define COPPICE_SCRATCH_ALIGNMENT 64
@@ -90,6 +109,13 @@ static inline size_t coppice_entries(const coppice_weight *weight, int64_t slab,
 static inline int64_t coppice_widened(const coppice_weight *weight) {
     const int64_t columns = weight->cols < weight->slab ? weight->cols : weight->slab;
     return weight->type == COPPICE_F32 ? 0 : COPPICE_WIDENED + columns * weight->height + COPPICE_PANEL_SLACK;
+}
+
+/* Bytes of scratch for weights by twos and fours: less than COPPICE_GROUPED and one more band. */
+static inline int64_t coppice_grouped(const coppice_weight *weight) {
+    const int64_t columns = weight->cols < weight->slab ? weight->cols : weight->slab;
+    const int64_t band = weight->height * (int64_t)sizeof(uint16_t) * (columns + 2 * COPPICE_GROUP_MOST);
+    return COPPICE_GROUPED + band + COPPICE_SCRATCH_ALIGNMENT;
 }
 
 /* What a share does of a result of `rows` rows of `lines` parts each: whole rows where there are enough of them, else

@@ -103,7 +103,8 @@ int64_t coppice_matmul_scratch(const coppice_matmul_args *args) {
     const int64_t few = weight->cols * (args->pixels < COPPICE_FEW_PIXELS ? args->pixels : COPPICE_FEW_PIXELS);
     const int64_t panels = (width + rows) * COPPICE_PANEL_PIXELS + COPPICE_PANEL_SLACK + coppice_widened(weight);
     const int64_t floats = few > panels ? few : panels;
-    return floats * (int64_t)sizeof(float) + 3 * COPPICE_SCRATCH_ALIGNMENT;
+    const int64_t groups = coppice_grouped(weight) + COPPICE_GROUP_SLACK;
+    return floats * (int64_t)sizeof(float) + groups + 3 * COPPICE_SCRATCH_ALIGNMENT;
 }
 
 int32_t coppice_matmul_check(const coppice_matmul_args *args) {

@@ -14,7 +14,7 @@
 #include "../vector/matmul_f16.h"
 
 void coppice_matmul_neon_fp16(const coppice_matmul_args *args) {
-    if (args->arithmetic == COPPICE_F16 && args->type == COPPICE_F16 && args->weight.type == COPPICE_F16)
+    if (allows_halves(args))
         matmul_halves(args);
     else
         coppice_matmul_neon(args);

@@ -18,11 +18,18 @@ from coppice.kernels.bench.shapes import Shape
 
 #: What is measured unless more is asked for; ``best`` is the fastest variant of this machine.
 TYPICAL = (
-    "coppice/best/csr/fp32", "coppice/best/csr/fp16", "coppice/best/csr/int8xfp32", "coppice/best/4x1/fp32",
-    "coppice/best/4x1/fp16", "coppice/best/16x1/fp16", "coppice/best/16x1/int8xfp32", "coppice/best/dense/fp32",
-    "coppice/best/dense/fp16", "torch/dense/fp32", "torch/dense/bf16", "torch/dense/int8", "torch/csr/fp32",
-    "scipy/csr/fp32", "onnxruntime/*", "openvino/*",
+    "coppice/best/csr/fp32", "coppice/best/code/fp32", "coppice/best/csr/fp16", "coppice/best/csr/int8xfp32",
+    "coppice/best/4x1/fp32", "coppice/best/4x1/fp16", "coppice/best/16x1/fp16", "coppice/best/16x1/int8xfp32",
+    "coppice/best/dense/fp32", "coppice/best/dense/fp16", "coppice/best/*@*", "torch/dense/fp32", "torch/dense/bf16",
+    "torch/dense/int8", "torch/csr/fp32", "scipy/csr/fp32", "onnxruntime/*", "openvino/*",
 )  # fmt: skip
+
+#: Arithmetic that may be allowed: of which weight and activation, and the instruction sets that have it.
+ARITHMETIC: dict[Type, tuple[Type, Type, tuple[str, ...]]] = {
+    "float16": ("float16", "float16", ("neon_fp16", "avx512_fp16")),
+    "bfloat16": ("bfloat16", "bfloat16", ("avx512_bf16", "avx512_fp16")),
+    "int8": ("int8", "float32", ("avx512_vnni", "avx512_bf16", "avx512_fp16")),
+}
 
 #: Products (rows * cols * pixels) up to which the slow variants take part: seconds a round, not minutes.
 SLOW = {"generic": 1 << 27, "numba": 1 << 30}
@@ -58,12 +65,14 @@ class Contender:
     """One way to compute the layer.
 
     Attributes:
-        name: tool, variant, layout and type, with slashes between; types as weight x activation where they differ.
+        name: tool, variant, layout and type, with slashes between; types as weight x activation where they differ,
+            and behind @ the arithmetic that is allowed; the layout ``code`` is CSR by straight-line code.
         prepare: makes it ready for a problem.
         weight, activation: the types of what it is given; they say how exact it must be (:meth:`Problem.error`).
+        arithmetic: what is allowed; so does this.
         height: rows of the blocks that its zeros form.
         dense: it computes the products with zeros too, and its GFLOP/s count them.
-        isa: the instruction set of its peak; None: the highest.
+        peak: what its peak is of, see ``Peaks.gflops``; None: the highest in fp32.
         suits: the shapes that it can do.
     """
 
@@ -71,9 +80,10 @@ class Contender:
     prepare: Callable[[Problem, Setting], Prepared]
     weight: Type = "float32"
     activation: Type = "float32"
+    arithmetic: Type = "float32"
     height: int = 1
     dense: bool = False
-    isa: str | None = None
+    peak: str | None = None
     suits: Callable[[Shape], bool] = lambda shape: True
 
     @property
@@ -87,33 +97,36 @@ def contenders() -> list[Contender]:
     from coppice.kernels.bench.peers import peers
     from coppice.kernels.bench.runtimes import runtimes
 
-    ours = [
-        _ours(variant, layout, weight, activation)
-        for variant in variants()
-        if variant.primitive == "matmul" and variant.available
-        for layout in LAYOUTS
-        for activation in ACTIVATION_TYPES
-        for weight in SHORT
-    ]
+    ours = []
+    for variant in variants():
+        if variant.primitive != "matmul" or not variant.available:
+            continue
+        exact = [(weight, activation, "float32") for activation in ACTIVATION_TYPES for weight in SHORT]
+        given_up = [(*types[:2], kind) for kind, types in ARITHMETIC.items() if variant.isa in types[2]]
+        ours += [_ours(variant, layout, *types) for layout in LAYOUTS for types in (*exact, *given_up)]
+        if variant.isa.startswith("avx512"):
+            ours += [_ours(variant, "code", weight, activation, "float32") for weight, activation, _ in exact]
     return [*peers()[:1], *ours, *peers()[1:], *runtimes()]
 
 
-def _ours(variant: Variant, layout: str, weight: Type, activation: Any) -> Contender:
+def _ours(variant: Variant, layout: str, weight: Type, activation: Any, arithmetic: Any) -> Contender:
     def prepare(problem: Problem, setting: Setting) -> Prepared:
         held, x, out = problem.weight(layout, weight), problem.tensor(activation), problem.empty(activation)
-        call = bind(held, x, window=problem.shape.window, out=out, pool=setting.pool, variant=variant.name)
+        call = bind(held, x, window=problem.shape.window, out=out, arithmetic=arithmetic, pool=setting.pool,
+                    variant=variant.name)  # fmt: skip
         return Prepared(call, lambda: out.double().numpy(), held.nbytes + nbytes(x, out))
 
     types = SHORT[weight] if weight == activation else f"{SHORT[weight]}x{SHORT[activation]}"
     most = SLOW.get(variant.name)
     return Contender(
-        name=f"coppice/{variant.name}/{layout}/{types}",
+        name=f"coppice/{variant.name}/{layout}/{types}" + ("" if arithmetic == "float32" else f"@{SHORT[arithmetic]}"),
         prepare=prepare,
         weight=weight,
         activation=activation,
-        height=LAYOUTS[layout] or 1,
+        arithmetic=arithmetic,
+        height=LAYOUTS.get(layout, 1) or 1,
         dense=layout == "dense",
-        isa=variant.isa,
+        peak=variant.isa if arithmetic == "float32" else SHORT[arithmetic],
         suits=lambda shape: most is None or shape.rows * shape.cols * shape.pixels <= most,
     )
 

@@ -138,8 +138,8 @@ class Turns:
                     cpu=tuple(times[1][index].tolist()),
                     ratios=tuple((counting[0] / counting[index]).tolist()),
                     clock=_clock(self.setting.threads),
-                    peak=self.peaks.peak(row.isa),
-                    roof=self.peaks.roof(row.isa, operations / made.traffic, made.traffic),
+                    peak=self.peaks.peak(row.peak),
+                    roof=self.peaks.roof(row.peak, operations / made.traffic, made.traffic),
                 )
             )
         return found
@@ -150,7 +150,8 @@ class Turns:
             made = row.prepare(self.problem, self.setting)
             made.call()
             result = np.asarray(made.result())
-            error = self.problem.error(result, row.height, row.weight, row.activation, made.rounding)
+            kinds = row.weight, row.activation, row.arithmetic
+            error = self.problem.error(result, row.height, *kinds, made.rounding)
             fact = f"wrong result: {error:.3g} times its bound" if error > 1 else ""
             if not (fact or row.ours or needed) and self.setting.threads == 1 and _hidden(made):
                 fact = "it works in threads of its own"

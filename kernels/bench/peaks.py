@@ -22,8 +22,35 @@ from coppice.kernels._errors import KernelsUnavailable
 from coppice.kernels._load import load
 from coppice.kernels._variants import isa
 
-#: Bytes of a vector register, and the features that the compiler may use; others are taken for the widest.
-VECTORS = {"generic": (16, ""), "avx2": (32, "+avx2,+fma"), "avx512": (64, "+avx512f")}
+
+@dataclass(frozen=True)
+class Unit:
+    """What products are computed by.
+
+    Attributes:
+        width: bytes of a vector register.
+        features: of the processor, that the compiler may use.
+        isa: that must be there.
+        instruction: sum $0 += $1 * $2; None: the compiler's fused multiply-add of fp32.
+        products: of one instruction in each 32 bits.
+    """
+
+    width: int
+    features: str
+    isa: str
+    instruction: str | None = None
+    products: int = 1
+
+
+#: fp32 by instruction set, others by the type of what is multiplied.
+UNITS = {
+    "generic": Unit(16, "", "generic"),
+    "avx2": Unit(32, "+avx2,+fma", "avx2"),
+    "avx512": Unit(64, "+avx512f", "avx512"),
+    "int8": Unit(64, "+avx512f,+avx512vnni", "avx512_vnni", "vpdpbusd $2, $1, $0", 4),
+    "bf16": Unit(64, "+avx512f,+avx512bf16", "avx512_bf16", "vdpbf16ps $2, $1, $0", 2),
+    "fp16": Unit(64, "+avx512f,+avx512fp16", "avx512_fp16", "vfmadd231ph $2, $1, $0", 2),
+}
 SUMS, LOADS = 12, 8
 #: Sizes of the arrays that are read: from well inside of the first-level cache to beyond the last one.
 SIZES = tuple(1 << bits for bits in range(13, 28))
@@ -36,7 +63,7 @@ class Peaks:
     """Of all threads together.
 
     Attributes:
-        gflops: fp32 GFLOP/s by instruction set; a product and its sum are two operations.
+        gflops: GFLOP/s of ``UNITS`` that this machine has, fp32 first; a product and its sum are two operations.
         reads: GB/s by bytes of the array, of one thread, that is read again and again.
     """
 
@@ -51,8 +78,9 @@ class Peaks:
         return float(np.interp(log(max(1, size)), sizes, list(self.reads.values())))
 
     def peak(self, name: str | None) -> float:
-        """GFLOP/s of an instruction set; of the highest where it is not known, infinite where nothing is."""
-        return self.gflops.get(name or "", max(self.gflops.values(), default=inf))
+        """GFLOP/s of a unit; of the fastest in fp32 where it is not known, infinite where nothing is."""
+        fp32 = [peak for known, peak in self.gflops.items() if known not in UNITS or not UNITS[known].instruction]
+        return self.gflops.get(name or "", max(fp32, default=inf))
 
     def roof(self, name: str | None, intensity: float, size: int) -> float:
         """GFLOP/s that are possible at most (Williams, Waterman and Patterson 2009): at ``intensity`` operations a byte
@@ -67,13 +95,14 @@ def measure_peaks(threads: int = 1) -> Peaks:
         threads: run the same in so many threads at once, each with an array of its own.
     """
     usable = _usable()
+    widest = max(usable, key=lambda name: UNITS[name].width)
     gflops = {}
     for name in usable:
-        operations = 2 * SUMS * VECTORS[name][0] // 4
+        operations = 2 * SUMS * UNITS[name].width // 4 * UNITS[name].products
         gflops[name] = 1e-9 * _best([_loop(name).sums] * threads, operations)
     reads = {}
     for size in SIZES:
-        reads[size] = 1e-9 * _best([_reader(usable[-1], size) for _ in range(threads)], size)
+        reads[size] = 1e-9 * _best([_reader(widest, size) for _ in range(threads)], size)
     return Peaks(gflops, reads)
 
 
@@ -82,7 +111,8 @@ def _usable() -> list[str]:
         names = load().isa_names()
     except KernelsUnavailable:
         return ["generic"]
-    return [name for name in names[: names.index(isa()) + 1] if name in VECTORS]
+    present = names[: names.index(isa()) + 1]
+    return [name for name, unit in UNITS.items() if unit.isa in present]
 
 
 def _best(runs: Sequence[Callable[[int], None]], work: int) -> float:
@@ -111,7 +141,7 @@ def _seconds(run: Callable[[int], None], rounds: int) -> float:
 def _reader(name: str, size: int) -> Callable[[int], None]:
     memory = np.zeros(size + 64, np.uint8)
     address = memory.ctypes.data + -memory.ctypes.data % 64
-    block = VECTORS[name][0] * LOADS
+    block = UNITS[name].width * LOADS
 
     def run(rounds: int, _alive: object = memory) -> None:
         _loop(name).read(address, size // block, rounds)
@@ -134,12 +164,13 @@ def _loop(name: str) -> Loop:
     import llvmlite.binding as llvm
     from llvmlite import ir
 
-    width, features = VECTORS[name]
+    width = UNITS[name].width
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    machine = llvm.Target.from_default_triple().create_target_machine(features=features, opt=2)
+    llvm.initialize_native_asmparser()
+    machine = llvm.Target.from_default_triple().create_target_machine(features=UNITS[name].features, opt=2)
     module = ir.Module()
-    _write_sums(ir, module, width // 4)
+    _write_sums(ir, module, width // 4, UNITS[name].instruction)
     _write_read(ir, module, width // 4)
     parsed = llvm.parse_assembly(str(module))
     parsed.verify()
@@ -153,10 +184,14 @@ def _loop(name: str) -> Loop:
     return Loop(lambda rounds: sums(rounds, place), lambda at, blocks, rounds: read(at, blocks, rounds, place), kept)
 
 
-def _write_sums(ir: Any, module: Any, lanes: int) -> None:
+def _write_sums(ir: Any, module: Any, lanes: int, instruction: str | None) -> None:
     """sums(rounds, out): so many rounds of sum = sum * 1/2 + 1 on each of the sums; their total goes to out."""
     long, vector = ir.IntType(64), ir.VectorType(ir.FloatType(), lanes)
-    multiply_add = ir.Function(module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{lanes}f32")
+    kind = ir.FunctionType(vector, [vector] * 3)
+    if instruction is None:
+        multiply_add = ir.Function(module, kind, f"llvm.fmuladd.v{lanes}f32")
+    else:
+        multiply_add = ir.InlineAsm(kind, instruction, "=v,v,v,0")
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [long, long]), "sums")
     half, one = ir.Constant(vector, [0.5] * lanes), ir.Constant(vector, [1.0] * lanes)
     entry, body, end = (function.append_basic_block() for _ in range(3))
@@ -165,7 +200,9 @@ def _write_sums(ir: Any, module: Any, lanes: int) -> None:
     count = build.phi(long)
     sums = [build.phi(vector) for _ in range(SUMS)]
     # Different beginnings, or the compiler would see one sum twelve times.
-    found = [build.call(multiply_add, [held, half, one]) for held in sums]
+    found = []
+    for held in sums:
+        found.append(build.call(multiply_add, [held, half, one] if instruction is None else [half, one, held]))
     for position, held in enumerate(sums):
         held.add_incoming(ir.Constant(vector, [float(position)] * lanes), entry)
         held.add_incoming(found[position], body)

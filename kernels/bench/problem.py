@@ -52,6 +52,8 @@ class Problem:
 
     def _weight(self, layout: str, kind: Type) -> Weight:
         """The weight of our kernels; a dense one holds the zeros of ``matrix(1)``."""
+        if layout == "code":
+            return self.weight("csr", kind).compiled()
         height = LAYOUTS[layout]
         if height is None:
             return Weight.dense(self.matrix(1), type=kind)
@@ -103,16 +105,27 @@ class Problem:
         columns: Array = made[0].numpy()
         return columns
 
-    def error(self, result: NDArray[Any], height: int, weight: Type, activation: Type, rounding: float = 0.0) -> float:
+    def error(
+        self,
+        result: NDArray[Any],
+        height: int,
+        weight: Type,
+        activation: Type,
+        arithmetic: Type = "float32",
+        rounding: float = 0.0,
+    ) -> float:
         """The largest error of a result over its bound: up to 1 it is right.
 
         The bound is a multiple of the sum of magnitudes: for n terms twice n + 1 roundings of fp32, one each of weight
-        and activation to their types, and one of the result to the type of the activation; plus ``rounding``.
+        and activation to their types or that of the arithmetic, and one of the result to the type of the activation;
+        fp16 sums as ``abi.h`` has them; plus ``rounding``.
         """
         exact, magnitude, terms = self.exact(height)
-        w, x = UNITS[weight], UNITS[activation]
-        y = 0.0 if activation == "int8" else x
+        w, x = UNITS[weight], max(UNITS[activation], UNITS[arithmetic])
+        y = 0.0 if activation == "int8" else UNITS[activation]
         factor = 2 * (terms + 1) * float(np.finfo(np.float32).eps) + (1 + w) * (1 + x) * (1 + y) - 1
+        if arithmetic == "float16":
+            factor = factor + np.minimum(terms, 128) * 2**-10
         difference = np.abs(result.reshape(exact.shape) - exact)
         off = difference / np.maximum(factor * magnitude + rounding, np.finfo(np.float64).tiny)
         return float(np.nan_to_num(off, nan=np.inf).max(initial=0.0))

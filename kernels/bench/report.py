@@ -66,7 +66,7 @@ class Measurement:
 
     @property
     def peak_share(self) -> float:
-        """Of the machine's fp32 peak; 16-bit and int8 instructions may go beyond it."""
+        """Of the machine's peak, in fp32 unless the kernel's arithmetic is another; a peer's may go beyond it."""
         return self.gflops / self.peak
 
     @property

@@ -233,7 +233,7 @@ static void matmul_vectors(const coppice_matmul_args *args) {
         one_pixel(args, own.first_band, own.end_band);
         return;
     }
-    if (is_few(args)) {
+    if (is_few_pixels(args)) {
         matvec(args, aligned(args->work.scratch));
         return;
     }

@@ -160,7 +160,13 @@ static void set_half_block(half_pass *p, panel part, uint16_t *room) {
     }
 }
 
-/* For arguments that allow fp16 arithmetic, of fp16 x and weight. */
+/* fp16 arithmetic is allowed, of fp16 x and weight, and of some use. */
+static int allows_halves(const coppice_matmul_args *args) {
+    return args->arithmetic == COPPICE_F16 && args->type == COPPICE_F16 && args->weight.type == COPPICE_F16 &&
+           !is_few_pixels(args);
+}
+
+/* For such arguments. */
 static void matmul_halves(const coppice_matmul_args *args) {
     const coppice_weight *weight = &args->weight;
     const deal own = deal_of(args, HALF_LANES, HALF_PANEL_VECTORS(weight->height));

@@ -8,6 +8,11 @@
 /* Loops over the registers of a tile are unrolled whole, however long their body: else the sums live in memory. */
 #define COPPICE_UNROLL _Pragma("GCC unroll 20")
 
+/* So few that the lanes of a vector had better be rows (matvec.h), which bands of several rows allow. */
+static inline int is_few_pixels(const coppice_matmul_args *args) {
+    return args->pixels <= COPPICE_FEW_PIXELS && args->weight.height > 1 && !args->window;
+}
+
 /* What a share computes: some bands of some panels. The pixels are `vectors` vectors, cut into `panels` panels. */
 typedef struct deal {
     int64_t vectors, panels, first_panel, end_panel, first_band, end_band;
@@ -48,25 +53,48 @@ static inline int fit_in_place(const coppice_matmul_args *args, const void *x, s
     return columns <= few_columns || args->weight.entries < few_uses * args->weight.cols;
 }
 
+/* y of one row of a panel from its sums. */
+ALWAYS_INLINE void finish_row(const int type, const int plain, const coppice_matmul_args *args, const float *scales,
+                              int64_t row, panel part, const float *sums) {
+    const vector lower = broadcast(args->lower), upper = broadcast(args->upper);
+    const vector scale = broadcast(scales ? scales[row] : 1.0f), bias = broadcast(args->bias ? args->bias[row] : 0.0f);
+    const int64_t y = row * args->y_stride + part.first, residual = row * args->residual_stride + part.first;
+    for (int v = 0; v < part.vectors; v++) {
+        const int count = plain && v + 1 < part.vectors ? LANES : lanes_of(part, v);
+        vector z = multiply_add(scale, load(sums + v * LANES), bias);
+        if (!plain && args->residual)
+            z = add(z, load_as(type, args->residual, residual + v * LANES, count));
+        z = finished(plain ? COPPICE_CLAMP_ONLY : args->activation, lower, upper, z);
+        store_as(type, args->y, y + v * LANES, count, z);
+    }
+}
+
+ALWAYS_INLINE void finish_rows(const int type, const coppice_matmul_args *args, const float *scales, int64_t first,
+                               int64_t end, panel part, const float *sums, int64_t stride) {
+    const int plain = !args->residual && args->activation == COPPICE_CLAMP_ONLY;
+    for (int64_t row = first; row < end; row++)
+        if (plain)
+            finish_row(type, 1, args, scales, row, part, sums + row * stride);
+        else
+            finish_row(type, 0, args, scales, row, part, sums + row * stride);
+}
+
 /* y of some bands of a panel from their sums in scratch, which begin with row 0; scales is NULL where there are none,
  * or where the sums are multiplied by them already. */
 static inline void finish(const coppice_matmul_args *args, const float *scales, int64_t first_band, int64_t end_band,
-                          panel part, const float *all_sums, int64_t stride) {
+                          panel part, const float *sums, int64_t stride) {
     const coppice_weight *weight = &args->weight;
-    const vector lower = broadcast(args->lower), upper = broadcast(args->upper);
-    const int64_t end = end_band * weight->height < weight->rows ? end_band * weight->height : weight->rows;
-    for (int64_t row = first_band * weight->height; row < end; row++) {
-        const float scale = scales ? scales[row] : 1.0f, bias = args->bias ? args->bias[row] : 0.0f;
-        const float *sums = all_sums + row * stride;
-        for (int v = 0; v < part.vectors; v++) {
-            const int count = lanes_of(part, v);
-            const int64_t place = part.first + v * LANES;
-            vector z = multiply_add(broadcast(scale), load(sums + v * LANES), broadcast(bias));
-            if (args->residual)
-                z = add(z, load_as(args->type, args->residual, row * args->residual_stride + place, count));
-            z = finished(args->activation, lower, upper, z);
-            store_as(args->type, args->y, row * args->y_stride + place, count, z);
-        }
+    const int64_t first = first_band * weight->height, last = end_band * weight->height;
+    const int64_t end = last < weight->rows ? last : weight->rows;
+    switch (args->type) {
+    case COPPICE_F16:
+        finish_rows(COPPICE_F16, args, scales, first, end, part, sums, stride);
+        break;
+    case COPPICE_BF16:
+        finish_rows(COPPICE_BF16, args, scales, first, end, part, sums, stride);
+        break;
+    default:
+        finish_rows(COPPICE_F32, args, scales, first, end, part, sums, stride);
     }
 }
 

@@ -66,6 +66,11 @@ static inline vector from_bf16(__m256i halves) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
+#ifdef __AVX512BF16__ /* below 2^-126 in magnitude it gives zero */
+static inline __m256i to_bf16(vector value) {
+    return (__m256i)_mm512_cvtneps_pbh(value);
+}
+#else
 static inline __m256i to_bf16(vector value) {
     const __m512i bits = _mm512_castps_si512(value), high = _mm512_srli_epi32(bits, 16);
     const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
@@ -74,6 +79,7 @@ static inline __m256i to_bf16(vector value) {
     const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
     return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40)));
 }
+#endif
 
 static inline vector load_i8(const int8_t *from, int count) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(lanes(count), from)));

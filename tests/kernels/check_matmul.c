@@ -62,6 +62,7 @@ typedef struct trial {
     coppice_weight lists;
     char *x, *residual;
     float *bias;
+    double *units; /* of each pixel, what COPPICE_I8 rounds to multiples of; or NULL */
     int64_t x_offset;
     output y;
 } trial;
@@ -77,11 +78,28 @@ static double x_at(const coppice_matmul_args *args, int64_t column, int64_t pixe
     return get(args->type, args->x, channel * w->channel_stride + y * w->row_stride + x);
 }
 
-/* How far fp16 arithmetic may be off for a sum of `count` products, as abi.h has it. */
-static double f16_error(const coppice_matmul_args *args, double count, double magnitude) {
-    if (args->arithmetic != COPPICE_F16 || args->type != COPPICE_F16 || args->weight.type != COPPICE_F16)
-        return 0;
-    return fmin(count, 128) * ldexp(1, -10) * magnitude + count * ldexp(1, -24);
+/* How far the arithmetic that is allowed may be off, as abi.h has it, for a sum of `count` products of such magnitudes
+ * and of values of such magnitudes. */
+static double arithmetic_error(const trial *t, int64_t pixel, double count, double products, double values) {
+    const coppice_matmul_args *args = &t->args;
+    if (args->arithmetic == COPPICE_F16 && args->type == COPPICE_F16 && args->weight.type == COPPICE_F16)
+        return fmin(count, 128) * ldexp(1, -10) * products + count * ldexp(1, -24);
+    if (args->arithmetic == COPPICE_BF16)
+        return (ldexp(1, -7) + count * ldexp(1, -24)) * products + count * ldexp(1, -125);
+    if (args->arithmetic == COPPICE_I8 && args->weight.type == COPPICE_I8)
+        return t->units[pixel] / 2 * values + (count + 3) * ldexp(1, -24) * products;
+    return 0;
+}
+
+static double *make_units(const coppice_matmul_args *args) {
+    double *units = allocate((size_t)args->pixels * sizeof *units);
+    for (int64_t pixel = 0; pixel < args->pixels; pixel++) {
+        double greatest = 0;
+        for (int64_t column = 0; column < args->weight.cols; column++)
+            greatest = fmax(greatest, fabs(x_at(args, column, pixel)));
+        units[pixel] = fmax(greatest / 127, ldexp(1, -126));
+    }
+    return units;
 }
 
 /* The value in fp64. Of n products, the scale, the bias and the residual, each of the n + 3 roundings errs by at most
@@ -94,18 +112,18 @@ static double reference(const trial *t, int64_t row, int64_t pixel, double *boun
     const double bias = args->bias ? (double)args->bias[row] : 0;
     const double residual = args->residual ? get(args->type, args->residual, row * args->residual_stride + pixel) : 0;
     const double scale = weight->scales ? (double)weight->scales[row] : 1;
-    double sum = bias + residual, magnitude = fabs(bias) + fabs(residual), products = 0, terms = 3;
+    double sum = bias + residual, magnitude = fabs(bias) + fabs(residual), products = 0, values = 0, terms = 3;
     for (int64_t slab = 0; slab < slabs; slab++) {
         const uint32_t *starts = weight->starts + slab * bands + band;
         for (uint32_t entry = starts[0]; entry < starts[1]; entry++, terms++) {
             const double value = get(weight->type, weight->values, entry * weight->height + row % weight->height);
             const double product = scale * value * x_at(args, slab * weight->slab + weight->columns[entry], pixel);
             sum += product;
-            products += fabs(product);
+            products += fabs(product), values += fabs(value);
         }
     }
-    const double off =
-        terms * (double)FLT_EPSILON * (magnitude + products) + scale * f16_error(args, terms - 3, products / scale);
+    const double off = terms * (double)FLT_EPSILON * (magnitude + products) +
+                       scale * arithmetic_error(t, pixel, terms - 3, products / scale, values);
     return finished(args->activation, args->lower, args->upper, args->type, sum, off, bound);
 }
 
@@ -153,6 +171,7 @@ static trial make_trial(problem p) {
                                    .upper = clamp > 1 ? 6 : INFINITY,
                                    .y = start_of(&t.y, t.y.after)};
     give_scratch(&t.args.work, coppice_matmul_scratch(&t.args));
+    t.units = p.arithmetic == COPPICE_I8 ? make_units(&t.args) : NULL;
     for (int64_t row = 0; row < p.rows; row++)
         for (int64_t pixel = 0; pixel < p.pixels; pixel++) {
             const int64_t i = row * p.pixels + pixel;
@@ -171,6 +190,7 @@ static void free_trial(trial *t) {
     free(t->x - (size_t)t->x_offset * size_of(t->args.type));
     free(t->residual - size_of(t->args.type));
     free(t->bias);
+    free(t->units);
     free_output(&t->y);
 }
 
@@ -282,6 +302,27 @@ static void check_f16_sums(void) {
                                 .activation = (int32_t)random_below(5),
                                 .arithmetic = COPPICE_F16,
                                 .special = round % 8 == 0,
+                                .window = round % 3 ? NULL : &w});
+    }
+}
+
+/* Pairs of bf16 and fours of bytes where they are allowed, with every number of entries left over. */
+static void check_dots(void) {
+    for (int round = 0; round < 1200; round++) {
+        const coppice_window w = random_window();
+        const int32_t arithmetic = round % 2 ? COPPICE_BF16 : COPPICE_I8;
+        const int same = random_below(4) > 0;
+        check_problem((problem){.rows = random_below(40),
+                                .cols = random_below(300),
+                                .pixels = random_below(260),
+                                .slab = 1 + random_below(300),
+                                .density = (double)random_below(11) / 10,
+                                .height = random_height(),
+                                .weight_type = same ? arithmetic : (int32_t)random_below(4),
+                                .type = (int32_t)random_below(3),
+                                .activation = (int32_t)random_below(5),
+                                .arithmetic = arithmetic,
+                                .special = arithmetic == COPPICE_BF16 && round % 8 == 1,
                                 .window = round % 3 ? NULL : &w});
     }
 }
@@ -552,6 +593,7 @@ void check_matmul(const char *shapes) {
     check_random();
     check_windows();
     check_f16_sums();
+    check_dots();
     check_f16_usual_error();
     check_f16_count();
     if (shapes)

@@ -33,7 +33,7 @@ def build(folder: Path, *options: str) -> None:
     reason="needs cmake and a C compiler",
 )
 def test_check_program_under_sanitizers(tmp_path: Path) -> None:
-    build(tmp_path, "-DCOPPICE_SANITIZE=ON")
+    build(tmp_path, "-DCOPPICE_SANITIZE=ON", "-DCOPPICE_EMULATE_FP16=ON")
     run(["ctest", "--test-dir", str(tmp_path), "--output-on-failure", "--no-tests=error"])
 
 

@@ -1,0 +1,19 @@
+/* matmul for AVX512-FP16: fp16 arithmetic where the caller allows it, all else as without. */
+#include "avx512_fp16.h"
+
+#define HALF_PANEL_VECTORS(height) 6
+#define HALF_TILE_VECTORS(height)  6
+/* clang-format off */
+#define HALF_TILE_CASES                                                                                                \
+    CASE(1, 1, 4) CASE(1, 2, 4) CASE(1, 3, 4) CASE(1, 4, 2) CASE(1, 5, 2) CASE(1, 6, 2) CASE(4, 1, 4) CASE(4, 2, 2)    \
+    CASE(4, 3, 2) CASE(4, 4, 1) CASE(4, 5, 1) CASE(4, 6, 1) CASE(8, 1, 2) CASE(8, 2, 1) CASE(8, 3, 1) CASE(16, 1, 1)
+/* clang-format on */
+
+#include "../vector/matmul_f16.h"
+
+void coppice_matmul_avx512_fp16(const coppice_matmul_args *args) {
+    if (allows_halves(args))
+        matmul_halves(args);
+    else
+        coppice_matmul_avx512_bf16(args);
+}
