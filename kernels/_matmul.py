@@ -67,7 +67,7 @@ def matmul(
         KernelsUnavailable: there is neither a C library nor numba.
     """
     if out is None:
-        out = empty_like(x, _out_shape(_checked(weight), buffer("x", x, 2 if window is None else 3), window))
+        out = empty_like(x, out_shape(_checked(weight), buffer("x", x, 2 if window is None else 3), window))
     bind(weight, x, window=window, out=out, bias=bias, residual=residual, activation=activation, arithmetic=arithmetic,
          pool=pool, variant=variant)()  # fmt: skip
     return out
@@ -89,7 +89,7 @@ def bind(
     """Checks the arguments of :func:`matmul` once and returns the call, to be made many times on the same buffers."""
     dimensions = 2 if window is None else 3
     inputs, outputs = buffer("x", x, dimensions), buffer("out", out, dimensions, packed=window is not None)
-    shape = _out_shape(_checked(weight), inputs, window)
+    shape = out_shape(_checked(weight), inputs, window)
     shaped("out", outputs, shape, inputs.type, _REMEDY)
     biases = None
     if bias is not None:
@@ -160,7 +160,7 @@ def _checked(weight: Any) -> Weight:
     return weight
 
 
-def _out_shape(weight: Weight, x: Buffer, window: Window | None) -> tuple[int, ...]:
+def out_shape(weight: Weight, x: Buffer, window: Window | None) -> tuple[int, ...]:
     """Of ``out``; refuses an x that does not meet the weight."""
     if window is None:
         shaped("x", x, (weight.cols, x.array.shape[1]), x.type, _REMEDY)

@@ -90,7 +90,7 @@ static int32_t check_code(const coppice_weight *weight) {
     return COPPICE_OK;
 }
 
-/* One slab of x by one panel, widened values, and the sums of one panel. */
+/* One slab of x by one panel, widened values, and the sums of one panel; or all of x. */
 int64_t coppice_matmul_scratch(const coppice_matmul_args *args) {
     if (!args)
         return COPPICE_NULL;
@@ -100,7 +100,9 @@ int64_t coppice_matmul_scratch(const coppice_matmul_args *args) {
     const coppice_weight *weight = &args->weight;
     const int64_t width = weight->cols < weight->slab ? weight->cols : weight->slab;
     const int64_t rows = coppice_bands(weight) * weight->height;
-    const int64_t few = weight->cols * (args->pixels < COPPICE_FEW_PIXELS ? args->pixels : COPPICE_FEW_PIXELS);
+    /* all of x in fp32, and in bytes */
+    const int64_t few = (weight->cols + weight->cols / 4 + 2 * COPPICE_PANEL_SLACK) *
+                        (args->pixels < COPPICE_FEW_PIXELS ? args->pixels : COPPICE_FEW_PIXELS);
     const int64_t panels = (width + rows) * COPPICE_PANEL_PIXELS + COPPICE_PANEL_SLACK + coppice_widened(weight);
     const int64_t floats = few > panels ? few : panels;
     const int64_t groups = coppice_grouped(weight) + COPPICE_GROUP_SLACK;

@@ -7,20 +7,9 @@
 #ifndef COPPICE_VECTOR_MATVEC_H
 #define COPPICE_VECTOR_MATVEC_H
 
-#include "pack.h"
+#include "few.h"
 
-enum { most_few = COPPICE_FEW_PIXELS, few_chains = 4 };
-
-/* x of all columns in fp32, `pixels` side by side. */
-static const float *narrow_x(const coppice_matmul_args *args, float *room) {
-    const int pixels = (int)args->pixels;
-    if (args->type == COPPICE_F32 && args->x_stride == pixels)
-        return args->x;
-    for (int64_t column = 0; column < args->weight.cols; column++)
-        for (int pixel = 0; pixel < pixels; pixel++)
-            room[column * pixels + pixel] = coppice_load(args->type, args->x, column * args->x_stride + pixel);
-    return room;
-}
+enum { few_chains = 4 };
 
 /* Sums of one band of `height` rows over one slab, added to sums[pixels][height]. */
 ALWAYS_INLINE void add_band(const int height, const int pixels, const int type, const coppice_weight *weight,
@@ -66,21 +55,6 @@ ALWAYS_INLINE void add_band(const int height, const int pixels, const int type, 
             for (int lane = 0; lane < LANES; lane++)
                 sums[pixel * height + (v * LANES + lane) % height] += lanes_of_all[lane];
         }
-}
-
-static void finish_band(const coppice_matmul_args *args, int64_t band, const float *sums) {
-    const coppice_weight *weight = &args->weight;
-    for (int64_t r = 0; r < weight->height; r++) {
-        const int64_t row = band * weight->height + r;
-        for (int64_t pixel = 0; pixel < args->pixels && row < weight->rows; pixel++) {
-            float z = sums[pixel * weight->height + r] * (weight->scales ? weight->scales[row] : 1.0f);
-            z += args->bias ? args->bias[row] : 0.0f;
-            if (args->residual)
-                z += coppice_load(args->type, args->residual, row * args->residual_stride + pixel);
-            coppice_store(args->type, args->y, row * args->y_stride + pixel,
-                          coppice_activate(args->activation, args->lower, args->upper, z));
-        }
-    }
 }
 
 static void add_any_band(const coppice_matmul_args *args, int64_t slab, int64_t band, const float *x, float *sums) {

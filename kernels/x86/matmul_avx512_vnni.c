@@ -44,10 +44,13 @@ static void write_groups(const coppice_weight *weight, narrows order, size_t fir
 }
 
 #include "../vector/matmul_dot.h"
+#include "matvec_vnni.h"
 
 void coppice_matmul_avx512_vnni(const coppice_matmul_args *args) {
-    if (args->arithmetic == COPPICE_I8 && args->weight.type == COPPICE_I8 && !is_few_pixels(args))
-        matmul_dots(args);
-    else
+    if (args->arithmetic != COPPICE_I8 || args->weight.type != COPPICE_I8)
         coppice_matmul_avx512(args);
+    else if (is_few_pixels(args))
+        matvec_bytes(args, aligned(args->work.scratch));
+    else
+        matmul_dots(args);
 }
