@@ -10,6 +10,7 @@ from coppice.kernels._activations import ACTIVATIONS
 from coppice.kernels._depthwise import depthwise
 from coppice.kernels._eltwise import eltwise
 from coppice.kernels._errors import IsaError, KernelError, KernelsUnavailable
+from coppice.kernels._fastest import Choice, fastest
 from coppice.kernels._matmul import bind, matmul
 from coppice.kernels._norm import layer_norm, rms_norm
 from coppice.kernels._pool import Pool
@@ -21,6 +22,7 @@ from coppice.kernels._window import Window
 
 __all__ = [
     "ACTIVATIONS",
+    "Choice",
     "IsaError",
     "KernelError",
     "KernelsUnavailable",
@@ -33,6 +35,7 @@ __all__ = [
     "bind",
     "depthwise",
     "eltwise",
+    "fastest",
     "isa",
     "layer_norm",
     "matmul",
