@@ -5,6 +5,7 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 COVERAGE_ARGS ?=
+FUZZ_SECONDS ?= 1800
 QUALITY_ARGS ?=
 # e.g. PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" where the GPU build of torch is not wanted
 PIP_ARGS ?=
@@ -19,7 +20,7 @@ C_SOURCES := $(shell find kernels backends tests benchmarks examples -name '*.[c
 BUILT_FROM := pyproject.toml constraints.txt CMakeLists.txt $(shell find kernels ! -name '*.py' -type f ! -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz-graphs lint format bench bench-kernels coverage bench-quality bench-cifar check-c check-arm dist test-wheel test-dist hooks clean
+.PHONY: help setup demo test fuzz-graphs fuzz-weights lint format bench bench-kernels coverage bench-quality bench-cifar check-c check-arm dist test-wheel test-dist hooks clean
 .DELETE_ON_ERROR:
 
 help: ## say what each target does
@@ -64,6 +65,18 @@ test: .venv/.test ## the whole test suite (PYTEST_ARGS="-m 'not slow'" for the q
 
 fuzz-graphs: .venv/.test ## 2,000 random networks and 1,600 nested ones, cut and proved; a failing one is kept in .hypothesis and tried first
 	$(BIN)/python -m pytest -n $(JOBS) --hypothesis-profile nightly $(PYTEST_ARGS) tests/properties
+
+# The corpus grows from run to run in build/fuzz-weights; what fails is left beside it, for `fuzz_weight FILE`.
+fuzz-weights: .venv/.test ## FUZZ_SECONDS (1800) of libFuzzer on what loads weights, then damaged files by the thousand; needs clang
+	@command -v clang >/dev/null || ls /usr/bin/clang-[0-9]* >/dev/null 2>&1 || { \
+	  echo "fuzz-weights needs clang and its libFuzzer (Debian: apt install clang-14 libclang-rt-14-dev)." >&2; exit 1; }
+	$(BIN)/cmake -S . -B build/fuzz-weights -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DCOPPICE_FUZZ=ON \
+	  -DCMAKE_C_COMPILER=$$(command -v clang || ls /usr/bin/clang-[0-9]* | head -n 1)
+	$(BIN)/cmake --build build/fuzz-weights --target fuzz_weight
+	$(BIN)/python tests/kernels/fuzz_seeds.py build/fuzz-weights/seeds && mkdir -p build/fuzz-weights/corpus
+	build/fuzz-weights/fuzz_weight -max_total_time=$(FUZZ_SECONDS) -max_len=512 -timeout=20 -print_final_stats=1 \
+	  -artifact_prefix=build/fuzz-weights/ build/fuzz-weights/corpus build/fuzz-weights/seeds
+	$(BIN)/python -m pytest --hypothesis-profile nightly $(PYTEST_ARGS) tests/kernels/test_format.py
 
 lint: .venv/.dev ## ruff, mypy --strict, clang-format
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
     weight = Weight.sparse(matrix, height=4)
     y = matmul(weight, x, bias=bias, activation="relu")
+    call = matmul.bind(weight, x, out=y)  # checked once, to be called many times; every primitive has it
 
 The C side is described by ``abi.h``; layouts, ranges and measured speed by ``docs/kernels.md``.
 """

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from coppice.kernels._errors import KernelError
-from coppice.kernels._types import Array
+from coppice.kernels._types import ACTIVATION_TYPES, Array
+
+#: The types of arrays that kernels take. Not by ``dtype.name``: it takes longer than all other checks.
+_NUMPY = {np.dtype(np.float32): "float32", np.dtype(np.float16): "float16"}
 
 
-@dataclass(frozen=True)
 class Buffer:
-    """An array over the user's memory, and the type of its elements; bfloat16 is held as uint16."""
+    """An array over the user's memory, and where that is.
 
-    array: Array
-    type: str
+    Attributes:
+        array: the user's memory itself.
+        type: of the elements; bfloat16 is held as uint16.
+        address: of the first element.
+        end: of the byte behind the last element.
+        steps: elements between neighbours along each axis, those of a contiguous array where an axis has no two.
+    """
 
-    @property
-    def steps(self) -> tuple[int, ...]:
-        """Elements between neighbours along each axis, those of a contiguous array where an axis has no two."""
-        contiguous = [prod(self.array.shape[axis + 1 :]) for axis in range(self.array.ndim)]
-        real = [stride // self.array.itemsize for stride in self.array.strides]
-        sizes = self.array.shape
-        return tuple(c if sizes[i] < 2 or not self.array.size else real[i] for i, c in enumerate(contiguous))
+    __slots__ = ("address", "array", "end", "steps", "type")
+
+    def __init__(self, array: Array, kind: str) -> None:
+        self.array, self.type, self.address = array, kind, array.ctypes.data
+        width, held, last = array.itemsize, 1, 0
+        steps = []
+        for size, stride in zip(reversed(array.shape), reversed(array.strides), strict=True):
+            step = stride // width if size > 1 and array.size else held
+            steps.append(step)
+            held *= size
+            last += (size - 1) * step
+        self.steps = tuple(reversed(steps))
+        self.end = self.address + (last + 1) * width if held else self.address
 
     @property
     def stride(self) -> int:
@@ -40,7 +52,11 @@ class Buffer:
 
     def same_as(self, other: Buffer) -> bool:
         """Whether both are the same places in memory."""
-        return self.array.ctypes.data == other.array.ctypes.data and self.steps == other.steps
+        return self.address == other.address and self.steps == other.steps
+
+    def overlaps(self, other: Buffer) -> bool:
+        """Whether they have a byte in common; rows of one may lie between rows of the other."""
+        return self.address < other.end and other.address < self.end and np.shares_memory(self.array, other.array)
 
 
 def buffer(name: str, value: Any, dimensions: int, *, packed: bool = False) -> Buffer:
@@ -57,14 +73,15 @@ def buffer(name: str, value: Any, dimensions: int, *, packed: bool = False) -> B
         fact = f"it is a {type(value).__name__}"
         raise KernelError(fact, place=name, remedy="pass a numpy array or a torch CPU tensor")
     if not kind:
-        kind = value.dtype.name if value.dtype.isnative else str(value.dtype)
-        if kind not in ("float32", "float16"):
+        kind = _NUMPY.get(value.dtype, "")
+        if not kind:
             fact = f"it is {value.dtype}, not float32 or float16"
             raise KernelError(fact, place=name, remedy=f"convert it, e.g. {name}.astype(numpy.float32)")
     if value.ndim != dimensions:
         fact = f"it has {value.ndim} dimensions, not {dimensions}"
         raise KernelError(fact, place=name, remedy="reshape it: x is [cols, pixels], bias [rows]")
-    if not _fits(value, packed):
+    flags = value.flags
+    if not (flags.c_contiguous and flags.aligned) and not _fits(value, packed):
         fact = f"strides {value.strides} of a {list(value.shape)} array: rows must be contiguous, apart and aligned"
         raise KernelError(fact, place=name, remedy=f"copy it, e.g. numpy.ascontiguousarray({name})")
     return Buffer(value, kind)
@@ -85,14 +102,14 @@ def _fits(value: Array, packed: bool) -> bool:
 
 
 def _tensor_array(name: str, tensor: Any, torch: Any) -> tuple[str, Any]:
-    if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+    if not tensor.is_cpu or tensor.layout != torch.strided:
         fact = f"it is a {tensor.layout} tensor on {tensor.device}"
         raise KernelError(fact, place=name, remedy="pass a dense tensor on the CPU")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise KernelError("it wants a gradient, which these kernels do not compute", place=name, remedy="detach it")
-    kind = str(tensor.dtype).removeprefix("torch.")
-    if kind not in ("float32", "float16", "bfloat16"):
-        fact = f"it is {kind}, not float32, float16 or bfloat16"
+    kind = str(tensor.dtype)[len("torch.") :]
+    if kind not in ACTIVATION_TYPES:
+        fact = f"it is {kind}, not {', '.join(ACTIVATION_TYPES)}"
         raise KernelError(fact, place=name, remedy=f"convert it, e.g. {name}.float()")
     tensor = tensor.detach()
     return kind, (tensor.view(torch.uint16) if kind == "bfloat16" else tensor).numpy()

@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -43,6 +44,19 @@ def held_by_c(library: Library, weight: Weight, held: Any) -> None:
     held.starts, held.columns, held.values = address(weight.starts), address(weight.columns), address(weight.values)
     held.scales = address(weight.scales)
     held.code = library.ffi.NULL if weight.code is None else library.ffi.cast("void *", weight.code.address)
+
+
+_HELD: WeakKeyDictionary[Weight, tuple[Library, Any]] = WeakKeyDictionary()
+
+
+def as_c(library: Library, weight: Weight) -> Any:
+    """The ``coppice_weight`` of a weight, which must outlive it; made once."""
+    found = _HELD.get(weight)
+    if found is None or found[0] is not library:
+        held = library.ffi.new("coppice_weight *")
+        held_by_c(library, weight, held)
+        found = _HELD[weight] = library, held
+    return found[1][0]
 
 
 def compile_code(weight: Weight, cache: Path | None) -> Code:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coppice.kernels._activations import Activation, activation_of
 from coppice.kernels._buffers import Buffer, buffer, empty_like
-from coppice.kernels._call import address, bind_c, refuse_overlap, shaped, type_number
+from coppice.kernels._call import Call, address, primitive, refuse_overlap, shaped, type_number
 from coppice.kernels._errors import KernelError
-from coppice.kernels._load import load
 from coppice.kernels._pool import Pool
-from coppice.kernels._variants import Variant, pick
 from coppice.kernels._window import Window, fill_window
 
 _REMEDY = "x is [channels, height, width], weight and bias float32 [rows, kernel] and [rows], out of x's type"
 
 
+@primitive
 def depthwise(
     weight: Any,
     x: Any,
@@ -32,7 +30,7 @@ def depthwise(
     activation: Activation = "none",
     pool: Pool | None = None,
     variant: str | None = None,
-) -> Any:
+) -> Job:
     """Row r is ``activation(channel sources[r] of x convolved by weight[r] + bias[r])``.
 
     Arrays are used in place as by :func:`matmul`. Sums are float32. NaN and infinities propagate.
@@ -74,16 +72,14 @@ def depthwise(
     biases = None if bias is None else shaped("bias", buffer("bias", bias, 1), (rows,), "float32", _REMEDY)
     refuse_overlap(outputs, {"x": inputs, "weight": weights, "bias": biases})
     places = _sources(sources, rows, inputs.array.shape[0])
-    job = Job(weights, inputs, window, places, outputs, biases, *activation_of(activation))
-    chosen = pick("depthwise", variant)
-    (_bind_numba(job) if chosen.index < 0 else _bind_c(chosen, job, pool))()
-    return out
+    return Job(out, pool, variant, weights, inputs, window, places, outputs, biases, *activation_of(activation))
 
 
-@dataclass(frozen=True)
-class Job:
+@dataclass(eq=False)
+class Job(Call):
     """Checked arguments of one call."""
 
+    primitive: ClassVar[str] = "depthwise"
     weight: Buffer
     x: Buffer
     window: Window
@@ -93,6 +89,13 @@ class Job:
     activation: int
     lower: float
     upper: float
+
+    def fill(self, args: Any) -> None:
+        fill_window(args.window, self.window, self.x, self.out)
+        args.type, args.rows = type_number(self.x.type), len(self.sources)
+        args.sources, args.weight, args.bias = address(self.sources), address(self.weight), address(self.bias)
+        args.x, args.y, args.y_stride = address(self.x), address(self.out), self.out.stride
+        args.activation, args.lower, args.upper = self.activation, self.lower, self.upper
 
 
 def _sources(sources: Any, rows: int, channels: int) -> NDArray[np.int32]:
@@ -109,20 +112,3 @@ def _sources(sources: Any, rows: int, channels: int) -> NDArray[np.int32]:
         fact = f"{places.min()} .. {places.max()}, but x has the channels 0 .. {channels - 1}"
         raise KernelError(fact, place="sources", remedy="give one channel of x for each kernel")
     return np.ascontiguousarray(places, np.int32)
-
-
-def _bind_c(variant: Variant, job: Job, pool: Pool | None) -> Callable[[], None]:
-    library = load()
-    args = library.ffi.new("coppice_depthwise_args *")
-    fill_window(args.window, job.window, job.x, job.out)
-    args.type, args.rows = type_number(job.x.type), len(job.sources)
-    args.sources, args.weight, args.bias = address(job.sources), address(job.weight), address(job.bias)
-    args.x, args.y, args.y_stride = address(job.x), address(job.out), job.out.stride
-    args.activation, args.lower, args.upper = job.activation, job.lower, job.upper
-    return bind_c(variant, args, library.c.coppice_depthwise_scratch(args), pool, job)
-
-
-def _bind_numba(job: Job) -> Callable[[], None]:
-    from coppice.kernels.numba.depthwise import run
-
-    return lambda: run(job)

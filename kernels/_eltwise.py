@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from coppice.kernels._activations import Activation, activation_of
 from coppice.kernels._buffers import Buffer, buffer, empty_like
-from coppice.kernels._call import address, bind_c, refuse_overlap, shaped, type_number
+from coppice.kernels._call import Call, address, primitive, refuse_overlap, shaped, type_number
 from coppice.kernels._errors import KernelError
-from coppice.kernels._load import load
 from coppice.kernels._pool import Pool
 from coppice.kernels._types import ACTIVATION_TYPES
-from coppice.kernels._variants import Variant, pick
 
 _REMEDY = "x, z and out have one shape; out has the type that was asked for"
 
 
+@primitive
 def eltwise(
     x: Any,
     z: Any = None,
@@ -29,7 +27,7 @@ def eltwise(
     out: Any = None,
     pool: Pool | None = None,
     variant: str | None = None,
-) -> Any:
+) -> Job:
     """``activation(a * x + b * z)`` element by element, in float32, rounded to the type of ``out``.
 
     Arrays are used in place as by :func:`matmul`. NaN and infinities propagate.
@@ -64,15 +62,14 @@ def eltwise(
     shaped("out", outputs, shape, type or outputs.type, _REMEDY)
     same = [name for name, other in (("x", inputs), ("z", added)) if other is not None and other.type == outputs.type]
     refuse_overlap(outputs, {"x": inputs, "z": added}, in_place=tuple(same))
-    job, chosen = Job(inputs, added, a, b, outputs, *activation_of(activation)), pick("eltwise", variant)
-    (_bind_numba(job) if chosen.index < 0 else _bind_c(chosen, job, pool))()
-    return out
+    return Job(out, pool, variant, inputs, added, a, b, outputs, *activation_of(activation))
 
 
-@dataclass(frozen=True)
-class Job:
+@dataclass(eq=False)
+class Job(Call):
     """Checked arguments of one call."""
 
+    primitive: ClassVar[str] = "eltwise"
     x: Buffer
     z: Buffer | None
     a: float
@@ -82,20 +79,11 @@ class Job:
     lower: float
     upper: float
 
-
-def _bind_c(variant: Variant, job: Job, pool: Pool | None) -> Callable[[], None]:
-    library = load()
-    args = library.ffi.new("coppice_eltwise_args *")
-    args.x_type, args.y_type, args.a, args.b = type_number(job.x.type), type_number(job.out.type), job.a, job.b
-    args.rows, args.pixels = job.x.array.shape[0], job.x.pixels
-    args.x, args.x_stride, args.y, args.y_stride = address(job.x), job.x.stride, address(job.out), job.out.stride
-    if job.z is not None:
-        args.z, args.z_stride, args.z_type = address(job.z), job.z.stride, type_number(job.z.type)
-    args.activation, args.lower, args.upper = job.activation, job.lower, job.upper
-    return bind_c(variant, args, 0, pool, job)
-
-
-def _bind_numba(job: Job) -> Callable[[], None]:
-    from coppice.kernels.numba.eltwise import run
-
-    return lambda: run(job)
+    def fill(self, args: Any) -> None:
+        args.x_type, args.y_type, args.a, args.b = type_number(self.x.type), type_number(self.out.type), self.a, self.b
+        args.rows, args.pixels = self.x.array.shape[0], self.x.pixels
+        args.x, args.x_stride = address(self.x), self.x.stride
+        args.y, args.y_stride = address(self.out), self.out.stride
+        if self.z is not None:
+            args.z, args.z_stride, args.z_type = address(self.z), self.z.stride, type_number(self.z.type)
+        args.activation, args.lower, args.upper = self.activation, self.lower, self.upper

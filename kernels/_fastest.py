@@ -16,7 +16,7 @@ import numpy as np
 from coppice.kernels._buffers import buffer, empty_like
 from coppice.kernels._convert import triplets
 from coppice.kernels._errors import KernelError
-from coppice.kernels._matmul import bind, out_shape
+from coppice.kernels._matmul import matmul, out_shape
 from coppice.kernels._pool import Pool
 from coppice.kernels._variants import isa
 from coppice.kernels._weight import HEIGHTS, Type, Weight, fast_slab
@@ -79,7 +79,7 @@ def fastest(
     calls: dict[str, tuple[Weight, Callable[[], None]]] = {}
     for name, weight in _candidates(matrix, x, window, type, cache):
         out = empty_like(x, out_shape(weight, buffer("x", x, 2 if window is None else 3), window))
-        calls[name] = weight, bind(weight, x, window=window, out=out, arithmetic=arithmetic, pool=pool)
+        calls[name] = weight, matmul.bind(weight, x, window=window, out=out, arithmetic=arithmetic, pool=pool)
     times = _taken([call for _, call in calls.values()], seconds)
     found = dict(sorted(zip(calls, times, strict=True), key=lambda item: item[1]))
     limit = EQUAL * min(found.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -18,18 +18,27 @@ from coppice.kernels._errors import IsaError, KernelsUnavailable
 _BUILD = "install coppice again where a C compiler is found (pip install coppice, or `make setup` in a checkout)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Library:
     """The loaded library: ``c`` holds its functions and constants, ``ffi`` makes its structures."""
 
     ffi: Any
     c: Any
     file: Path
+    _arguments: dict[str, tuple[Any, Any]] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def digest(self) -> str:
         """Of the library's file: what it writes may be another's after an update."""
         return hashlib.sha256(self.file.read_bytes()).hexdigest()
+
+    def arguments(self, primitive: str) -> tuple[Any, Any]:
+        """The type ``coppice_<primitive>_args *``, and the function that says how much scratch they need, or None."""
+        found = self._arguments.get(primitive)
+        if found is None:
+            scratch = getattr(self.c, f"coppice_{primitive}_scratch", None)
+            found = self._arguments[primitive] = self.ffi.typeof(f"coppice_{primitive}_args *"), scratch
+        return found
 
     def text(self, pointer: Any) -> str:
         """A C string of the library as a str."""
@@ -94,9 +103,9 @@ def load() -> Library:
         KernelsUnavailable: it is missing, cannot be opened, or has another ABI version than ``abi.h``.
         IsaError: ``COPPICE_ISA`` names an instruction set that is unknown or that this machine lacks.
     """
+    path = library_file()  # first: where it is missing, every call asks again
     ffi = cffi.FFI()
     ffi.cdef(declarations(files("coppice.kernels").joinpath("abi.h").read_text(encoding="utf-8")))
-    path = library_file()
     try:
         c = ffi.dlopen(str(path))
         version = c.coppice_abi_version()

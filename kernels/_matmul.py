@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from coppice.kernels._activations import Activation, activation_of
 from coppice.kernels._buffers import Buffer, buffer, empty_like
-from coppice.kernels._call import address, bind_c, refuse_overlap, shaped, type_number
-from coppice.kernels._code import held_by_c
+from coppice.kernels._call import Call, address, primitive, refuse_overlap, shaped, type_number
+from coppice.kernels._code import as_c
 from coppice.kernels._errors import KernelError
 from coppice.kernels._load import load
 from coppice.kernels._pool import Pool
 from coppice.kernels._types import TYPES
-from coppice.kernels._variants import Variant, pick
 from coppice.kernels._weight import Weight
 from coppice.kernels._window import Window, fill_window
 
@@ -24,6 +22,7 @@ _REMEDY = "x is [cols, pixels], out and residual [rows, pixels] of x's type, bia
 ARITHMETIC = tuple(TYPES)
 
 
+@primitive
 def matmul(
     weight: Weight,
     x: Any,
@@ -36,7 +35,7 @@ def matmul(
     arithmetic: str = "float32",
     pool: Pool | None = None,
     variant: str | None = None,
-) -> Any:
+) -> Job:
     """``activation(weight @ x + bias[:, None] + residual)``; with ``window`` the convolution of ``x`` by ``weight``.
 
     Arrays are numpy arrays (float32, float16) or torch CPU tensors (bfloat16 too), used in place without a copy; torch
@@ -66,35 +65,15 @@ def matmul(
         IsaError: the variant is unknown, or cannot run here.
         KernelsUnavailable: there is neither a C library nor numba.
     """
-    if out is None:
-        out = empty_like(x, out_shape(_checked(weight), buffer("x", x, 2 if window is None else 3), window))
-    bind(weight, x, window=window, out=out, bias=bias, residual=residual, activation=activation, arithmetic=arithmetic,
-         pool=pool, variant=variant)()  # fmt: skip
-    return out
-
-
-def bind(
-    weight: Weight,
-    x: Any,
-    *,
-    out: Any,
-    window: Window | None = None,
-    bias: Any = None,
-    residual: Any = None,
-    activation: Activation = "none",
-    arithmetic: str = "float32",
-    pool: Pool | None = None,
-    variant: str | None = None,
-) -> Callable[[], None]:
-    """Checks the arguments of :func:`matmul` once and returns the call, to be made many times on the same buffers."""
     dimensions = 2 if window is None else 3
-    inputs, outputs = buffer("x", x, dimensions), buffer("out", out, dimensions, packed=window is not None)
+    inputs = buffer("x", x, dimensions)
     shape = out_shape(_checked(weight), inputs, window)
-    shaped("out", outputs, shape, inputs.type, _REMEDY)
-    biases = None
+    if out is None:
+        out = empty_like(x, shape)
+    outputs = shaped("out", buffer("out", out, dimensions, packed=window is not None), shape, inputs.type, _REMEDY)
+    biases = residuals = None
     if bias is not None:
         biases = shaped("bias", buffer("bias", bias, 1), (weight.rows,), "float32", _REMEDY)
-    residuals = None
     if residual is not None:
         residuals = buffer("residual", residual, dimensions, packed=window is not None)
         shaped("residual", residuals, shape, inputs.type, _REMEDY)
@@ -102,17 +81,19 @@ def bind(
     if arithmetic not in ARITHMETIC:
         remedy = f"use one of {', '.join(ARITHMETIC)}"
         raise KernelError(f"there is no {arithmetic!r}", place="arithmetic", remedy=remedy)
-    job = Job(weight, inputs, window, outputs, biases, residuals, *activation_of(activation), arithmetic)
-    chosen = pick("matmul", variant)
-    if chosen.index < 0:
-        return _bind_numba(job)
-    return _bind_c(chosen, job, pool)
+    epilogue = activation_of(activation)
+    return Job(out, pool, variant, weight, inputs, window, outputs, biases, residuals, *epilogue, arithmetic)
 
 
-@dataclass(frozen=True)
-class Job:
+#: ``bind(weight, x, out=out, ...)`` of :func:`matmul`; every primitive has its own.
+bind = matmul.bind
+
+
+@dataclass(eq=False)
+class Job(Call):
     """Checked arguments of one call."""
 
+    primitive: ClassVar[str] = "matmul"
     weight: Weight
     x: Buffer
     window: Window | None
@@ -124,33 +105,22 @@ class Job:
     upper: float
     arithmetic: str
 
-
-def _bind_c(variant: Variant, job: Job, pool: Pool | None) -> Callable[[], None]:
-    library = load()
-    ffi, c = library.ffi, library.c
-    args = ffi.new("coppice_matmul_args *")
-    held_by_c(library, job.weight, args.weight)
-    args.type = type_number(job.x.type)
-    args.x, args.y = address(job.x), address(job.out)
-    args.pixels, args.y_stride = job.out.pixels, job.out.stride
-    window = None
-    if job.window is None:
-        args.x_stride = job.x.stride
-    else:
-        window = args.window = ffi.new("coppice_window *")
-        fill_window(window, job.window, job.x, job.out)
-    args.bias = address(job.bias)
-    if job.residual is not None:
-        args.residual, args.residual_stride = address(job.residual), job.residual.stride
-    args.activation, args.lower, args.upper = job.activation, job.lower, job.upper
-    args.arithmetic = type_number(job.arithmetic)
-    return bind_c(variant, args, c.coppice_matmul_scratch(args), pool, job, window)
-
-
-def _bind_numba(job: Job) -> Callable[[], None]:
-    from coppice.kernels.numba.matmul import run
-
-    return lambda: run(job)
+    def fill(self, args: Any) -> object:
+        library = load()
+        args.weight = as_c(library, self.weight)
+        args.type, args.arithmetic = type_number(self.x.type), type_number(self.arithmetic)
+        args.x, args.y = address(self.x), address(self.out)
+        args.pixels, args.y_stride = self.out.pixels, self.out.stride
+        args.activation, args.lower, args.upper = self.activation, self.lower, self.upper
+        args.bias = address(self.bias)
+        if self.residual is not None:
+            args.residual, args.residual_stride = address(self.residual), self.residual.stride
+        if self.window is None:
+            args.x_stride = self.x.stride
+            return None
+        window = args.window = library.ffi.new("coppice_window *")
+        fill_window(window, self.window, self.x, self.out)
+        return window
 
 
 def _checked(weight: Any) -> Weight:

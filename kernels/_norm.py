@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from coppice.kernels._buffers import Buffer, buffer, empty_like
-from coppice.kernels._call import address, bind_c, refuse_overlap, shaped, type_number
+from coppice.kernels._call import Call, address, primitive, refuse_overlap, shaped, type_number
 from coppice.kernels._errors import KernelError
-from coppice.kernels._load import load
 from coppice.kernels._pool import Pool
-from coppice.kernels._variants import Variant, pick
 
 _REMEDY = "x and out are [channels, tokens], or [tokens, channels] with axis=1; weight and bias float32 [channels]"
 
 
+@primitive
 def layer_norm(
     x: Any,
     weight: Any = None,
@@ -26,7 +24,7 @@ def layer_norm(
     out: Any = None,
     pool: Pool | None = None,
     variant: str | None = None,
-) -> Any:
+) -> Job:
     """``(x - mean) / sqrt(variance + eps) * weight + bias`` of each token over its channels, in float32.
 
     The variance is the mean square of what differs from the mean (Ba, Kiros and Hinton, 2016), so that a large mean
@@ -49,6 +47,7 @@ def layer_norm(
     return _norm(False, x, weight, bias, eps, axis, out, pool, variant)
 
 
+@primitive
 def rms_norm(
     x: Any,
     weight: Any = None,
@@ -59,7 +58,7 @@ def rms_norm(
     out: Any = None,
     pool: Pool | None = None,
     variant: str | None = None,
-) -> Any:
+) -> Job:
     """``x / sqrt(mean(x * x) + eps) * weight + bias`` of each token over its channels (Zhang and Sennrich, 2019).
 
     Arguments and errors are those of :func:`layer_norm`.
@@ -67,10 +66,11 @@ def rms_norm(
     return _norm(True, x, weight, bias, eps, axis, out, pool, variant)
 
 
-@dataclass(frozen=True)
-class Job:
+@dataclass(eq=False)
+class Job(Call):
     """Checked arguments of one call."""
 
+    primitive: ClassVar[str] = "norm"
     rms: bool
     x: Buffer
     weight: Buffer | None
@@ -79,10 +79,18 @@ class Job:
     axis: int
     out: Buffer
 
+    def fill(self, args: Any) -> None:
+        args.kind = int(self.rms)
+        args.type, args.token_rows, args.epsilon = type_number(self.x.type), self.axis, self.eps
+        args.channels, args.tokens = self.x.array.shape[self.axis], self.x.array.shape[1 - self.axis]
+        args.x, args.x_stride = address(self.x), self.x.stride
+        args.y, args.y_stride = address(self.out), self.out.stride
+        args.weight, args.bias = address(self.weight), address(self.bias)
+
 
 def _norm(
     rms: bool, x: Any, weight: Any, bias: Any, eps: float, axis: int, out: Any, pool: Pool | None, variant: str | None
-) -> Any:
+) -> Job:
     inputs = buffer("x", x, 2)
     if axis not in (-2, -1, 0, 1):
         raise KernelError(f"{axis} is not in -2 .. 1", place="axis", remedy="0: [channels, tokens], 1: the other way")
@@ -97,24 +105,4 @@ def _norm(
         if value is not None:
             factors[name] = shaped(name, buffer(name, value, 1), (shape[axis],), "float32", _REMEDY)
     refuse_overlap(outputs, {"x": inputs, **factors}, in_place=("x",))
-    job = Job(rms, inputs, factors["weight"], factors["bias"], eps, axis % 2, outputs)
-    chosen = pick("norm", variant)
-    (_bind_numba(job) if chosen.index < 0 else _bind_c(chosen, job, pool))()
-    return out
-
-
-def _bind_c(variant: Variant, job: Job, pool: Pool | None) -> Callable[[], None]:
-    library = load()
-    args = library.ffi.new("coppice_norm_args *")
-    args.kind = library.c.COPPICE_RMS_NORM if job.rms else library.c.COPPICE_LAYER_NORM
-    args.type, args.token_rows, args.epsilon = type_number(job.x.type), job.axis, job.eps
-    args.channels, args.tokens = job.x.array.shape[job.axis], job.x.array.shape[1 - job.axis]
-    args.x, args.x_stride, args.y, args.y_stride = address(job.x), job.x.stride, address(job.out), job.out.stride
-    args.weight, args.bias = address(job.weight), address(job.bias)
-    return bind_c(variant, args, 0, pool, job)
-
-
-def _bind_numba(job: Job) -> Callable[[], None]:
-    from coppice.kernels.numba.norm import run
-
-    return lambda: run(job)
+    return Job(out, pool, variant, rms, inputs, factors["weight"], factors["bias"], eps, axis % 2, outputs)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from coppice.kernels._buffers import Buffer, buffer, empty_like
-from coppice.kernels._call import address, bind_c, refuse_overlap, shaped, type_number
+from coppice.kernels._call import Call, address, primitive, refuse_overlap, shaped, type_number
 from coppice.kernels._errors import KernelError
-from coppice.kernels._load import load
 from coppice.kernels._pool import Pool
-from coppice.kernels._variants import Variant, pick
 from coppice.kernels._window import Window, fill_window
 
 
+@primitive
 def max_pool(
     x: Any,
     window: Window | None = None,
@@ -23,7 +21,7 @@ def max_pool(
     out: Any = None,
     pool: Pool | None = None,
     variant: str | None = None,
-) -> Any:
+) -> Job:
     """The greatest element of each channel in each window; NaN where there is one.
 
     Arguments and errors are those of :func:`average_pool`; padding is -inf.
@@ -31,6 +29,7 @@ def max_pool(
     return _pool_over("max", x, window, ceil_mode, False, out, pool, variant)
 
 
+@primitive
 def average_pool(
     x: Any,
     window: Window | None = None,
@@ -40,7 +39,7 @@ def average_pool(
     out: Any = None,
     pool: Pool | None = None,
     variant: str | None = None,
-) -> Any:
+) -> Job:
     """The mean of the elements of each channel in each window, summed in float32.
 
     Arrays are used in place as by :func:`matmul`.
@@ -64,10 +63,11 @@ def average_pool(
     return _pool_over("average", x, window, ceil_mode, count_include_pad, out, pool, variant)
 
 
-@dataclass(frozen=True)
-class Job:
+@dataclass(eq=False)
+class Job(Call):
     """Checked arguments of one call."""
 
+    primitive: ClassVar[str] = "pooling"
     kind: str
     x: Buffer
     window: Window
@@ -79,6 +79,13 @@ class Job:
         """Padding behind the last row and column."""
         return self.window.padding if self.window.after is None else self.window.after
 
+    def fill(self, args: Any) -> None:
+        fill_window(args.window, self.window, self.x, self.out)
+        args.kind, args.count_padding = ("max", "average").index(self.kind), self.count_padding
+        args.after_y, args.after_x = self.after
+        args.type = type_number(self.x.type)
+        args.x, args.y, args.y_stride = address(self.x), address(self.out), self.out.stride
+
 
 def _pool_over(
     kind: str,
@@ -89,7 +96,7 @@ def _pool_over(
     out: Any,
     pool: Pool | None,
     variant: str | None,
-) -> Any:
+) -> Job:
     inputs = buffer("x", x, 3)
     channels, height, width = inputs.array.shape
     if window is None:
@@ -102,9 +109,7 @@ def _pool_over(
     remedy = "x is [channels, height, width], out [channels, out height, out width] of x's type"
     outputs = shaped("out", buffer("out", out, 3, packed=True), shape, inputs.type, remedy)
     refuse_overlap(outputs, {"x": inputs})
-    job, chosen = Job(kind, inputs, window, count_padding, outputs), pick("pooling", variant)
-    (_bind_numba(job) if chosen.index < 0 else _bind_c(chosen, job, pool))()
-    return out
+    return Job(out, pool, variant, kind, inputs, window, count_padding, outputs)
 
 
 def _out_sizes(window: Window, height: int, width: int, ceil_mode: bool) -> tuple[int, int]:
@@ -115,20 +120,3 @@ def _out_sizes(window: Window, height: int, width: int, ceil_mode: bool) -> tupl
     sizes = Window(window.kernel, window.stride, window.padding, window.dilation, longer).out(height, width)
     (down, right), (top, left) = window.stride, window.padding
     return min(sizes[0], -(-(height + top) // down)), min(sizes[1], -(-(width + left) // right))
-
-
-def _bind_c(variant: Variant, job: Job, pool: Pool | None) -> Callable[[], None]:
-    library = load()
-    args = library.ffi.new("coppice_pooling_args *")
-    fill_window(args.window, job.window, job.x, job.out)
-    args.kind = library.c.COPPICE_MAX_POOLING if job.kind == "max" else library.c.COPPICE_AVERAGE_POOLING
-    args.type, args.count_padding = type_number(job.x.type), job.count_padding
-    args.after_y, args.after_x = job.after
-    args.x, args.y, args.y_stride = address(job.x), address(job.out), job.out.stride
-    return bind_c(variant, args, library.c.coppice_pooling_scratch(args), pool, job)
-
-
-def _bind_numba(job: Job) -> Callable[[], None]:
-    from coppice.kernels.numba.pooling import run
-
-    return lambda: run(job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 
 from coppice.kernels import _env
@@ -70,8 +71,13 @@ def variants() -> list[Variant]:
             library.c.coppice_variant_info(index, info)
             primitive, name = library.text(info.primitive), library.text(info.name)
             found.append(Variant(primitive, name, names[info.isa], bool(info.available), index))
-    numba = find_spec("numba") is not None
-    return found + [Variant(primitive, "numba", "numba", numba, -1) for primitive in PRIMITIVES]
+    return found + [Variant(primitive, "numba", "numba", has_numba(), -1) for primitive in PRIMITIVES]
+
+
+@lru_cache(maxsize=1)
+def has_numba() -> bool:
+    """Whether numba is installed."""
+    return find_spec("numba") is not None
 
 
 def pick(primitive: str, name: str | None) -> Variant:
@@ -81,6 +87,20 @@ def pick(primitive: str, name: str | None) -> Variant:
         IsaError: none has this name, or the machine lacks it.
         KernelsUnavailable: there is neither a C library nor numba.
     """
+    library = _library()
+    if isinstance(library, Library):
+        return _found(library, library.c.coppice_isa_active(), primitive, name)
+    return _find(primitive, name)
+
+
+@lru_cache(maxsize=256)
+def _found(library: Library, isa: int, primitive: str, name: str | None) -> Variant:
+    """Looking for it takes longer than a small call; the limit may move, and then it is looked for again."""
+    del library, isa
+    return _find(primitive, name)
+
+
+def _find(primitive: str, name: str | None) -> Variant:
     rows = [variant for variant in variants() if variant.primitive == primitive]
     usable = [variant for variant in rows if variant.available]
     if name is None:

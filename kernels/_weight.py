@@ -255,13 +255,14 @@ class Weight:
 
     def places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(band, column) of every entry, in order."""
+        if not self.entries:  # nor rows or columns, perhaps, but two thousand million of the other
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
         lists = self.slabs * self.bands
         if self.starts is None or self.columns is None:
             widths = [min(self.slab, self.cols - first) for first in range(0, self.cols, self.slab)]
             column = [np.tile(np.arange(width) + i * self.slab, self.bands) for i, width in enumerate(widths)]
             band = [np.repeat(np.arange(self.bands), width) for width in widths]
-            none = [np.zeros(0, np.int64)]
-            return np.concatenate(none + band), np.concatenate(none + column)
+            return np.concatenate(band), np.concatenate(column)
         owner = np.repeat(np.arange(lists), np.diff(self.starts))
         bands = max(self.bands, 1)
         return owner % bands, owner // bands * self.slab + self.columns

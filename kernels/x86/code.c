@@ -46,7 +46,7 @@ static void memory(writer *w, enum map map, enum prefix prefix, int opcode, int 
                    enum base base, int64_t offset) {
     const int64_t units = offset / width;
     const int small = offset % width == 0 && units >= -128 && units < 128;
-    evex(w, map, prefix, opcode, width == 4 && opcode != 0x18, reg, second, base, 0);
+    evex(w, map, prefix, opcode, width == 4 && opcode != 0x18, reg, second, (int)base, 0);
     put(w, (uint64_t)((small ? 0x40 : 0x80) | (reg & 7) << 3 | ((int)base & 7)), 1);
     put(w, (uint64_t)(small ? units : offset), small ? 1 : 4);
 }

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,30 @@ def test_check_program_on_arm(tmp_path: Path) -> None:
     for processor, isa in (("cortex-a53", "neon"), ("max", "neon_fp16")):
         printed = run(["ctest", "--test-dir", str(tmp_path), "--verbose", "--no-tests=error"], QEMU_CPU=processor)
         assert f"0 failed, up to {isa}\n" in printed
+
+
+#: The least that libFuzzer links.
+EMPTY = "int LLVMFuzzerTestOneInput(void); int LLVMFuzzerTestOneInput(void) { return 0; }"
+
+
+def clang_with_fuzzer() -> str | None:
+    """A clang that can link libFuzzer, which Debian packs apart from it."""
+    for name in ("clang", *(f"clang-{version}" for version in range(22, 13, -1))):
+        command = [name, "-fsanitize=fuzzer,address", "-x", "c", "-", "-o", "/dev/null"]
+        if shutil.which(name) and subprocess.run(command, input=EMPTY.encode(), capture_output=True).returncode == 0:
+            return name
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
+def test_fuzzer_of_weights(tmp_path: Path) -> None:
+    """Half an hour of it is `make fuzz-weights`."""
+    clang = clang_with_fuzzer()
+    if clang is None:
+        pytest.skip("needs clang with libFuzzer (Debian: apt install clang-14 libclang-rt-14-dev)")
+    run(["cmake", "-S", str(ROOT), "-B", str(tmp_path), "-DCOPPICE_FUZZ=ON", f"-DCMAKE_C_COMPILER={clang}"])
+    run(["cmake", "--build", str(tmp_path), "--parallel", "2", "--target", "fuzz_weight"])
+    run([sys.executable, str(ROOT / "tests" / "kernels" / "fuzz_seeds.py"), str(tmp_path / "seeds")])
+    options = ["-runs=3000", "-max_total_time=20", "-max_len=512", "-seed=1", f"-artifact_prefix={tmp_path}/"]
+    run([str(tmp_path / "fuzz_weight"), *options, str(tmp_path / "seeds")])
