@@ -18,6 +18,7 @@ from coppice.kernels._convert import triplets
 from coppice.kernels._errors import KernelError
 from coppice.kernels._matmul import matmul, out_shape
 from coppice.kernels._pool import Pool
+from coppice.kernels._types import Array
 from coppice.kernels._variants import isa
 from coppice.kernels._weight import HEIGHTS, Type, Weight, fast_slab
 from coppice.kernels._window import Window
@@ -29,6 +30,8 @@ CODE_MOST = 1 << 20
 #: The layout with the fewest bytes wins against those that are at most so much faster.
 EQUAL = 1.02
 LEAST_ROUNDS = 5
+#: Bytes that are read between two calls, more than a core's own caches hold.
+CACHES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ def fastest(
 
     Tried are CSR, straight-line code where the machine has it, blocks of 4, 8 and 16 rows where the zeros of the matrix
     form such, and dense; all hold the same matrix. They take turns, so that what else the machine does meanwhile
-    touches them alike; still, two that are nearly as fast may come out differently from one run to the next.
+    touches them alike; still, two that are nearly as fast may come out differently from one run to the next. Before
+    each call the weight leaves the nearer caches, as the layers of a network make it do: that counts against code.
 
     Args:
         matrix: as of :meth:`Weight.sparse`.
@@ -77,10 +81,11 @@ def fastest(
     if not seconds >= 0:
         raise KernelError(f"{seconds} is below zero", place="seconds", remedy="half a second is enough for most layers")
     calls: dict[str, tuple[Weight, Callable[[], None]]] = {}
+    inputs = buffer("x", x, 2 if window is None else 3)
     for name, weight in _candidates(matrix, x, window, type, cache):
-        out = empty_like(x, out_shape(weight, buffer("x", x, 2 if window is None else 3), window))
+        out = empty_like(x, out_shape(weight, inputs, window))
         calls[name] = weight, matmul.bind(weight, x, window=window, out=out, arithmetic=arithmetic, pool=pool)
-    times = _taken([call for _, call in calls.values()], seconds)
+    times = _taken([call for _, call in calls.values()], inputs.array, seconds)
     found = dict(sorted(zip(calls, times, strict=True), key=lambda item: item[1]))
     limit = EQUAL * min(found.values())
     chosen = min((name for name in found if found[name] <= limit), key=lambda name: _nbytes(calls[name][0]))
@@ -116,14 +121,22 @@ def _candidates(
     yield "dense", Weight.dense(matrix, type=kind)
 
 
-def _taken(calls: list[Callable[[], None]], seconds: float) -> list[float]:
-    """Median seconds of each call, in turns; a first round, which warms caches, does not count."""
-    round_ = 0.0
-    for call in calls:
+def _taken(calls: list[Callable[[], None]], x: Array, seconds: float) -> list[float]:
+    """Median seconds of each call, in turns, with x in the caches and the weight not; a first call does not count."""
+    other = np.zeros(CACHES // 8)
+
+    def taken(call: Callable[[], None]) -> float:
+        other.sum()
+        x.max(initial=0)
         begin = time.perf_counter()
         call()
+        return time.perf_counter() - begin
+
+    begin = time.perf_counter()
+    for call in calls:
         call()
-        round_ += time.perf_counter() - begin
+        taken(call)
+    round_ = time.perf_counter() - begin
     rounds = max(LEAST_ROUNDS, ceil(min(1000.0, seconds / max(1e-7, round_))))
     found: list[list[float]] = [[] for _ in calls]
     collecting = gc.isenabled()
@@ -131,10 +144,7 @@ def _taken(calls: list[Callable[[], None]], seconds: float) -> list[float]:
     try:
         for _ in range(rounds):
             for call, times in zip(calls, found, strict=True):
-                call()
-                begin = time.perf_counter()
-                call()
-                times.append(time.perf_counter() - begin)
+                times.append(taken(call))
     finally:
         if collecting:
             gc.enable()

@@ -119,7 +119,8 @@ class Turns:
     def measure(self, contenders: Sequence[Contender], repetitions: int) -> list[Measurement]:
         """One measurement each, the first contender being the baseline."""
         ready = {row: made for row in contenders if (made := self._prepared(row, row is contenders[0]))}
-        times = _times(list(ready.values()), repetitions, self.problem.shape.rows, self.setting.threads)
+        calls = [made.call for made in ready.values()]
+        times = _times(calls, repetitions, self.problem.shape.rows, self.setting.threads)
         counting = times[1 if _clock(self.setting.threads) == "cpu" else 0]
         found = []
         for index, (row, made) in enumerate(ready.items()):
@@ -182,11 +183,20 @@ def _hidden(made: Prepared) -> bool:
     return min(elsewhere) > max(1e-5, min(seen))
 
 
-def _times(ready: Sequence[Prepared], repetitions: int, seed: int, threads: int) -> tuple[NDArray[Any], ...]:
+def turns(calls: Sequence[Callable[[], object]], repetitions: int, threads: int) -> NDArray[Any]:
+    """Seconds of a call, [calls, repetitions]: CPU time of one thread, or time on the wall of several."""
+    wall, cpu, _ = _times(calls, repetitions, len(calls), threads)
+    found: NDArray[Any] = cpu if _clock(threads) == "cpu" else wall
+    return found
+
+
+def _times(
+    ready: Sequence[Callable[[], object]], repetitions: int, seed: int, threads: int
+) -> tuple[NDArray[Any], ...]:
     """Seconds of a call, [contenders, repetitions], on the wall and of the CPU, and calls in a timing [contenders]."""
     cpu_clock = time.thread_time if threads == 1 else time.process_time
     wall, cpu = np.empty((2, len(ready), repetitions))
-    once = (min(_time(made, 1, cpu_clock)[1] for _ in range(2)) for made in ready)
+    once = (min(_time(call, 1, cpu_clock)[1] for _ in range(2)) for call in ready)
     inner = np.array([ceil(SHORTEST / max(1e-7, seconds)) for seconds in once])
     random = np.random.default_rng(seed)
     gc.collect()
@@ -200,9 +210,8 @@ def _times(ready: Sequence[Prepared], repetitions: int, seed: int, threads: int)
     return wall, cpu, inner
 
 
-def _time(made: Prepared, inner: int, cpu_clock: Callable[[], float]) -> tuple[float, float]:
+def _time(call: Callable[[], object], inner: int, cpu_clock: Callable[[], float]) -> tuple[float, float]:
     """Seconds of a call on the wall and of the CPU, caches warm."""
-    call = made.call
     call()
     wall, cpu = time.perf_counter(), cpu_clock()
     for _ in range(inner):

@@ -99,12 +99,12 @@ def _float_model(problem: Problem) -> tuple[bytes, Any, Any]:
 # ---- ONNX Runtime --------------------------------------------------------------------------------------------------
 
 
-def _session(model: bytes, x: Any, out: Any, shape: tuple[int, ...], setting: Setting) -> tuple[Any, Any]:
-    """A call without copies, and the value that it writes."""
+def onnxruntime_call(model: bytes, x: Any, out: Any, shape: tuple[int, ...], threads: int) -> tuple[Any, Any]:
+    """A call from ``x`` to ``y`` without copies, and the value that it writes."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = setting.threads, 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     value = onnxruntime.OrtValue.ortvalue_from_numpy(x)
@@ -117,7 +117,7 @@ def _session(model: bytes, x: Any, out: Any, shape: tuple[int, ...], setting: Se
 
 def _onnxruntime(problem: Problem, setting: Setting) -> Prepared:
     model, weight, x = _float_model(problem)
-    call, out = _session(model, x, np.float32, _out_shape(problem), setting)
+    call, out = onnxruntime_call(model, x, np.float32, _out_shape(problem), setting.threads)
     return Prepared(call, lambda: _rows_first(problem, out.numpy()), weight.nbytes + x.nbytes + out.numpy().nbytes)
 
 
@@ -133,7 +133,8 @@ def _onnxruntime_int8(problem: Problem, setting: Setting) -> Prepared:
     constants = {"w": weight, "zero": np.array(128, np.uint8)}
     if _is_linear(problem):
         node = helper.make_node("MatMulInteger", ["x", "w", "zero"], ["y"])
-        call, out = _session(_model(problem, [node], constants, x, np.int32), x, np.int32, _out_shape(problem), setting)
+        model = _model(problem, [node], constants, x, np.int32)
+        call, out = onnxruntime_call(model, x, np.int32, _out_shape(problem), setting.threads)
         units = scales[:, None].astype(float) * scale
         traffic = weight.nbytes + x.nbytes + out.numpy().nbytes
         return Prepared(call, lambda: _rows_first(problem, out.numpy()) * units, traffic)
@@ -143,7 +144,8 @@ def _onnxruntime_int8(problem: Problem, setting: Setting) -> Prepared:
     constants |= {"scales": scales, "zeros": np.zeros(len(scales), np.int8)}
     inputs = ["x", "scale", "zero", "w", "scales", "zeros", "unit", "zero"]
     node = helper.make_node("QLinearConv", inputs, ["y"], **_attributes(problem))
-    call, out = _session(_model(problem, [node], constants, x, np.uint8), x, np.uint8, _out_shape(problem), setting)
+    model = _model(problem, [node], constants, x, np.uint8)
+    call, out = onnxruntime_call(model, x, np.uint8, _out_shape(problem), setting.threads)
     traffic = weight.nbytes + x.nbytes + out.numpy().nbytes
     return Prepared(call, lambda: (_rows_first(problem, out.numpy()) - 128.0) * unit, traffic, rounding=unit / 2)
 
@@ -151,26 +153,27 @@ def _onnxruntime_int8(problem: Problem, setting: Setting) -> Prepared:
 # ---- OpenVINO ------------------------------------------------------------------------------------------------------
 
 
-def _openvino(kind: Type, problem: Problem, setting: Setting) -> Prepared:
-    """In and out are fp32; bf16 and int8 are what it computes in, and int8 quantises the activations on the way."""
+def openvino_call(model: bytes, x: Any, precision: str, threads: int) -> tuple[Any, Any]:
+    """A call from ``x`` without copies, and the array that it writes."""
     import openvino
 
-    model, weight, x = _quantised_model(problem) if kind == "int8" else _float_model(problem)
     core = openvino.Core()
-    settings = {
-        "INFERENCE_NUM_THREADS": setting.threads,
-        "NUM_STREAMS": 1,
-        "INFERENCE_PRECISION_HINT": "bf16" if kind == "bfloat16" else "f32",
-    }
+    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": precision}
     request = core.compile_model(core.read_model(model, b""), "CPU", settings).create_infer_request()
     request.set_input_tensor(openvino.Tensor(x, shared_memory=True))
     request.infer()
-    out = request.get_output_tensor().data
-    traffic = weight.nbytes // (2 if kind == "bfloat16" else 1) + x.nbytes + out.nbytes
 
     def call(_alive: object = x) -> None:
         request.infer()
 
+    return call, request.get_output_tensor().data
+
+
+def _openvino(kind: Type, problem: Problem, setting: Setting) -> Prepared:
+    """In and out are fp32; bf16 and int8 are what it computes in, and int8 quantises the activations on the way."""
+    model, weight, x = _quantised_model(problem) if kind == "int8" else _float_model(problem)
+    call, out = openvino_call(model, x, "bf16" if kind == "bfloat16" else "f32", setting.threads)
+    traffic = weight.nbytes // (2 if kind == "bfloat16" else 1) + x.nbytes + out.nbytes
     return Prepared(call, lambda: _rows_first(problem, out), traffic)
 
 

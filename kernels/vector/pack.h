@@ -91,10 +91,15 @@ ALWAYS_INLINE void copy(const int type, const int held, const void *x, int64_t f
     else if (step == 1)
         for (int64_t i = 0; i < count; i += LANES)
             store((float *)to + at + i, load_as(type, x, first + i, (int)(count - i < LANES ? count - i : LANES)));
-    else if (step == 2)
-        for (int64_t i = 0; i < count; i += LANES)
+    else if (step == 2) {
+        int64_t i = 0;
+        for (; i + LANES < count; i += LANES) { /* there is an element after those that are read */
+            const vector low = load_as(type, x, first + 2 * i, LANES);
+            store((float *)to + at + i, even_lanes(low, load_as(type, x, first + 2 * i + LANES, LANES)));
+        }
+        for (; i < count; i += LANES)
             store((float *)to + at + i, load_alternate(type, x, first + 2 * i, first + 2 * (count - 1)));
-    else
+    } else
         for (int64_t i = 0; i < count; i++)
             ((float *)to)[at + i] = coppice_load(type, x, first + i * step);
 }
@@ -105,8 +110,9 @@ ALWAYS_INLINE void copy_run(const int type, const int held, const void *x, int64
     int64_t before = start < 0 ? (-start + step - 1) / step : 0;
     before = before < count ? before : count;
     const int64_t left = width - (start + before * step);
-    int64_t inside = left > 0 ? (left + step - 1) / step : 0;
-    inside = inside < count - before ? inside : count - before;
+    int64_t inside = count - before; /* unless x ends earlier */
+    if (left < (inside - 1) * step + 1)
+        inside = left > 0 ? (left + step - 1) / step : 0;
     clear(held, to, at, before);
     copy(type, held, x, row + start + before * step, step, inside, to, at + before);
     clear(held, to, at + before + inside, count - before - inside);

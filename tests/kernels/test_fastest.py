@@ -50,7 +50,9 @@ def test_what_is_chosen_is_the_matrix(monkeypatch: pytest.MonkeyPatch, chosen: s
     order = [name for name, _ in _fastest._candidates(values, X, None, "float32", None)]
     assert sorted(order) == sorted(every)
     first = next(name for name in order if name.startswith(chosen))
-    monkeypatch.setattr(_fastest, "_taken", lambda calls, seconds: [1e-6 if name == first else 1e-3 for name in order])
+    monkeypatch.setattr(
+        _fastest, "_taken", lambda calls, x, seconds: [1e-6 if name == first else 1e-3 for name in order]
+    )
     choice = fastest(values, X)
     assert choice.layout == first
     assert (choice.weight.code is not None) == (chosen == "code")
@@ -59,7 +61,9 @@ def test_what_is_chosen_is_the_matrix(monkeypatch: pytest.MonkeyPatch, chosen: s
 
 
 def test_of_equals_the_smallest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_fastest, "_taken", lambda calls, seconds: [1.0 + 0.001 * i for i in range(len(calls))][::-1])
+    monkeypatch.setattr(
+        _fastest, "_taken", lambda calls, x, seconds: [1.0 + 0.001 * i for i in range(len(calls))][::-1]
+    )
     choice = fastest(matrix(64, 60, 16, 0.1), X)
     assert choice.layout == "16x1"  # the fewest indices, and none of it is fill
 
