@@ -17,6 +17,7 @@ from coppice.kernels._pooling import average_pool, max_pool
 from coppice.kernels._softmax import softmax
 from coppice.kernels._variants import Status, Variant, isa, status, variants
 from coppice.kernels._weight import Weight
+from coppice.kernels._weight_gradient import weight_gradient
 from coppice.kernels._window import Window
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "softmax",
     "status",
     "variants",
+    "weight_gradient",
 ]

@@ -33,15 +33,19 @@ class Code:
         return len(self.memory)
 
 
-def held_by_c(library: Library, weight: Weight, held: Any) -> None:
-    """Fill ``coppice_weight`` ``held`` with bare addresses of what ``weight`` keeps alive."""
+def pattern_held_by_c(library: Library, weight: Weight, held: Any) -> None:
+    """Fill what says where the entries are in ``coppice_weight`` ``held``, with bare addresses."""
     c = library.c
     held.layout = c.COPPICE_DENSE if weight.starts is None else c.COPPICE_SPARSE
-    held.type = type_number(weight.type)
     held.rows, held.cols, held.slab, held.height = weight.rows, weight.cols, weight.slab, weight.height
     held.entries = weight.entries
-    held.starts, held.columns, held.values = address(weight.starts), address(weight.columns), address(weight.values)
-    held.scales = address(weight.scales)
+    held.starts, held.columns = address(weight.starts), address(weight.columns)
+
+
+def held_by_c(library: Library, weight: Weight, held: Any) -> None:
+    """Fill ``coppice_weight`` ``held`` with bare addresses of what ``weight`` keeps alive."""
+    pattern_held_by_c(library, weight, held)
+    held.type, held.values, held.scales = type_number(weight.type), address(weight.values), address(weight.scales)
     held.code = library.ffi.NULL if weight.code is None else library.ffi.cast("void *", weight.code.address)
 
 

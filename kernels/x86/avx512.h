@@ -123,6 +123,25 @@ static inline float sum_lanes(vector a) {
     return _mm512_reduce_add_ps(a);
 }
 
+/* Lane i is the sum of the lanes of a[i]. */
+static inline vector sums_of_lanes(const vector *a) {
+    __m512 four[4]; /* in each 128 bits the sums of four vectors over those bits */
+    for (int i = 0; i < 4; i++) {
+        const vector *b = a + 4 * i;
+        const __m512d low =
+            _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(b[0], b[1]), _mm512_unpackhi_ps(b[0], b[1])));
+        const __m512d high =
+            _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(b[2], b[3]), _mm512_unpackhi_ps(b[2], b[3])));
+        four[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
+                                _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)));
+    }
+    const __m512 low =
+        _mm512_add_ps(_mm512_shuffle_f32x4(four[0], four[1], 0x88), _mm512_shuffle_f32x4(four[0], four[1], 0xdd));
+    const __m512 high =
+        _mm512_add_ps(_mm512_shuffle_f32x4(four[2], four[3], 0x88), _mm512_shuffle_f32x4(four[2], four[3], 0xdd));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
+}
+
 /* The greatest lane; of NaN lanes any or none. */
 static inline float maximum_lane(vector a) {
     return _mm512_reduce_max_ps(a);
