@@ -10,11 +10,13 @@ from coppice.kernels._activations import ACTIVATIONS
 from coppice.kernels._depthwise import depthwise
 from coppice.kernels._eltwise import eltwise
 from coppice.kernels._errors import IsaError, KernelError, KernelsUnavailable
+from coppice.kernels._input_gradient import input_gradient
 from coppice.kernels._matmul import bind, matmul
 from coppice.kernels._norm import layer_norm, rms_norm
 from coppice.kernels._pool import Pool
 from coppice.kernels._pooling import average_pool, max_pool
 from coppice.kernels._softmax import softmax
+from coppice.kernels._transposed import Transposed
 from coppice.kernels._variants import Status, Variant, isa, status, variants
 from coppice.kernels._weight import Weight
 from coppice.kernels._weight_gradient import weight_gradient
@@ -27,6 +29,7 @@ __all__ = [
     "KernelsUnavailable",
     "Pool",
     "Status",
+    "Transposed",
     "Variant",
     "Weight",
     "Window",
@@ -34,6 +37,7 @@ __all__ = [
     "bind",
     "depthwise",
     "eltwise",
+    "input_gradient",
     "isa",
     "layer_norm",
     "matmul",
