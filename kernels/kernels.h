@@ -26,9 +26,9 @@
 /* Values of a narrow type are widened about so many at a time. */
 #define COPPICE_WIDENED 4096
 
-/* Rows of dy that weight_gradient takes together, and columns of a block of x where it may choose. */
-#define COPPICE_GRADIENT_ROWS    4
-#define COPPICE_GRADIENT_COLUMNS 256
+/* The most rows of dy that weight_gradient lays out together, and columns of a block of x where it may choose. */
+#define COPPICE_GRADIENT_ROWS    8
+#define COPPICE_GRADIENT_COLUMNS 128
 
 /* Panels in scratch start on a cache line. */
 #define COPPICE_SCRATCH_ALIGNMENT 64
@@ -111,7 +111,7 @@ static inline int64_t coppice_gradient_columns(const coppice_weight *weight) {
 }
 
 static inline int64_t coppice_gradient_pixels(const coppice_weight *weight) {
-    enum { floats = 65536, least = 64, most = 384, whole = 16 };
+    enum { floats = 65536, least = 64, most = 512, whole = 16 };
     const int64_t fitting = floats / (coppice_gradient_columns(weight) + 1) / whole * whole;
     return fitting < least ? least : fitting < most ? fitting : most;
 }

@@ -8,7 +8,7 @@ static coppice_weight pattern(const coppice_weight_gradient_args *args) {
     return weight;
 }
 
-/* A panel of a block of x, and of the rows of a tile of dy. */
+/* A panel of a block of x, some room past it (tiles take four columns at a time), and a panel of some rows of dy. */
 int64_t coppice_weight_gradient_scratch(const coppice_weight_gradient_args *args) {
     if (!args)
         return COPPICE_NULL;
@@ -16,7 +16,7 @@ int64_t coppice_weight_gradient_scratch(const coppice_weight_gradient_args *args
     const int32_t status = coppice_weight_sizes(&weight, 1);
     if (status != COPPICE_OK)
         return status;
-    const int64_t columns = coppice_gradient_columns(&weight) + COPPICE_GRADIENT_ROWS;
+    const int64_t columns = coppice_gradient_columns(&weight) + COPPICE_GRADIENT_ROWS + 3;
     const int64_t floats = columns * coppice_gradient_pixels(&weight) + COPPICE_PANEL_SLACK;
     return floats * (int64_t)sizeof(float) + 2 * COPPICE_SCRATCH_ALIGNMENT;
 }

@@ -8,17 +8,19 @@
  *   multiply it. Values follow each other across the rows, so always as many of them as there are lanes are added up
  *   over their lanes together.
  *
- *   higher bands and dense weights: tiles of COPPICE_GRADIENT_ROWS rows by TILE_ENTRIES entries are held in registers
- *   while a panel goes by, whose rows of dy lie in scratch, vector by vector side by side.
+ *   higher bands and dense weights: tiles of four values that follow each other by up to TILE_WIDTH are held in
+ *   registers while a panel goes by. The four are rows of a band, which TILE_WIDTH columns multiply, or columns of a
+ *   plain matrix, which TILE_WIDTH rows do. Rows of dy are laid out in scratch as columns of x are.
  *
  * Before this file come the vectors of the instruction set and, by what its registers can hold, ROW_VECTORS, the
- * vectors of dy in registers, ROW_CASES, a CASE(vectors) for each number of them, and TILE_ENTRIES. */
+ * vectors of dy in registers, ROW_CHAINS, the independent sums of an entry, ROW_CASES, a CASE(vectors) for each number
+ * of them, TILE_WIDTH, and TILE_CASES, a CASE(width) for each width. */
 #ifndef COPPICE_VECTOR_WEIGHT_GRADIENT_H
 #define COPPICE_VECTOR_WEIGHT_GRADIENT_H
 
 #include "panel.h"
 
-enum { tile_rows = COPPICE_GRADIENT_ROWS, tile_values = tile_rows * TILE_ENTRIES };
+enum { four = 4 };
 
 /* A panel of some columns of a slab, and the bands that pass over it. */
 typedef struct pass {
@@ -27,7 +29,7 @@ typedef struct pass {
     int64_t slab, first_column, columns; /* columns of the slab, from its first_column on */
     int64_t first_band, end_band;
     block from;
-    float *dy;     /* room for the rows of a tile */
+    float *dy;     /* room for COPPICE_GRADIENT_ROWS rows */
     int with_bias; /* this pass also adds up dy */
 } pass;
 
@@ -59,9 +61,16 @@ ALWAYS_INLINE void add_row(const int vectors, const pass *p, int64_t row, spread
     const float *from = p->from.x;
     const int64_t stride = p->from.stride;
     vector dy[ROW_VECTORS];
-    COPPICE_UNROLL
-    for (int v = 0; v < vectors; v++)
-        dy[v] = load_dy(p, row, v);
+    if (p->args->type == COPPICE_F32 && !p->part.tail) {
+        const float *whole = (const float *)p->args->dy + row * p->args->dy_stride + p->part.first;
+        COPPICE_UNROLL
+        for (int v = 0; v < vectors; v++)
+            dy[v] = load(whole + v * LANES);
+    } else {
+        COPPICE_UNROLL
+        for (int v = 0; v < vectors; v++)
+            dy[v] = load_dy(p, row, v);
+    }
     if (p->with_bias) {
         vector sum = dy[0];
         COPPICE_UNROLL
@@ -75,11 +84,14 @@ ALWAYS_INLINE void add_row(const int vectors, const pass *p, int64_t row, spread
         held->count += (int)(stop - entry);
         for (; entry < stop; entry++, sums++) {
             const float *x = from + columns[entry] * stride;
-            vector sum = multiply(dy[0], load(x));
+            vector sum[ROW_CHAINS];
             COPPICE_UNROLL
-            for (int v = 1; v < vectors; v++)
-                sum = multiply_add(dy[v], load(x + v * LANES), sum);
-            *sums = sum;
+            for (int v = 0; v < vectors; v++) {
+                const vector held_x = load(x + v * LANES);
+                const int chain = v % ROW_CHAINS;
+                sum[chain] = v < ROW_CHAINS ? multiply(dy[v], held_x) : multiply_add(dy[v], held_x, sum[chain]);
+            }
+            *sums = ROW_CHAINS > 1 && vectors > 1 ? add(sum[0], sum[ROW_CHAINS - 1]) : sum[0];
         }
         if (held->count == LANES)
             gather(held);
@@ -97,6 +109,15 @@ ALWAYS_INLINE void add_rows(const int vectors, const pass *p) {
         gather(&held);
 }
 
+/* Vectors of a panel for rows: as many as registers hold where the block of x fits into the first-level cache; else a
+ * narrower one leaves less to the second-level cache. */
+static int64_t row_vectors(const coppice_weight *weight, int64_t fitting) {
+    enum { near = 8192, usual = 128 / LANES };
+    const int64_t floats = coppice_gradient_columns(weight) * ROW_VECTORS * LANES;
+    const int64_t most = floats > near && usual < ROW_VECTORS ? usual : ROW_VECTORS;
+    return fitting < most ? fitting : most;
+}
+
 static void run_rows(const pass *p) {
 #define CASE(vectors)                                                                                                  \
     case vectors:                                                                                                      \
@@ -106,20 +127,14 @@ static void run_rows(const pass *p) {
 #undef CASE
 }
 
-/* A tile that has its values at gradient[entry * entry_step + row * row_step]. */
-typedef struct tile {
-    float *gradient;
-    int64_t entry_step, row_step;
-    int rows; /* tile_rows or fewer */
-} tile;
-
-/* dy[vector][tile_rows][LANES] = the rows of a tile from `row` on, zero where there are fewer. */
-static void lay_out(const pass *p, int64_t row, int rows) {
-    for (int r = 0; r < tile_rows; r++) {
+/* p->dy[count][stride] = the rows of dy from `row` on, zero where there are only `rows`. */
+static void lay_out(const pass *p, int64_t row, int rows, int count) {
+    for (int r = 0; r < count; r++) {
+        float *to = p->dy + r * p->from.stride;
         vector sum = zero();
         for (int v = 0; v < p->part.vectors; v++) {
             const vector dy = r < rows ? load_dy(p, row + r, v) : zero();
-            store(p->dy + (v * tile_rows + r) * LANES, dy);
+            store(to + v * LANES, dy);
             sum = add(sum, dy);
         }
         if (p->with_bias && r < rows)
@@ -127,80 +142,94 @@ static void lay_out(const pass *p, int64_t row, int rows) {
     }
 }
 
-/* `count` entries of a tile, TILE_ENTRIES or fewer, whose columns of x begin at x[0 .. TILE_ENTRIES - 1]. */
-static void add_tile(const pass *p, const tile *to, const float *const *x, int count) {
-    vector sum[tile_values];
-    const float *dy = p->dy;
+/* Adds to values[i][0 .. count - 1], `step` apart, the products of others[i] by those of `beside`, which stand `stride`
+ * apart and are four, whatever the count. */
+ALWAYS_INLINE void add_tile(const int width, const float *beside, int64_t stride, const float *const *others,
+                            float *values, int64_t step, int count) {
+    vector sum[TILE_WIDTH][four];
     COPPICE_UNROLL
-    for (int i = 0; i < tile_values; i++)
-        sum[i] = zero();
-    for (int64_t at = 0; at < p->from.stride; at += LANES, dy += tile_rows * LANES) {
-        vector held[TILE_ENTRIES];
+    for (int i = 0; i < width; i++) {
         COPPICE_UNROLL
-        for (int e = 0; e < TILE_ENTRIES; e++)
-            held[e] = load(x[e] + at);
+        for (int n = 0; n < four; n++)
+            sum[i][n] = zero();
+    }
+    for (int64_t at = 0; at < stride; at += LANES) {
+        vector held[TILE_WIDTH];
         COPPICE_UNROLL
-        for (int r = 0; r < tile_rows; r++) {
-            const vector value = load(dy + r * LANES);
+        for (int i = 0; i < width; i++)
+            held[i] = load(others[i] + at);
+        COPPICE_UNROLL
+        for (int n = 0; n < four; n++) {
+            const vector one = load(beside + n * stride + at);
             COPPICE_UNROLL
-            for (int e = 0; e < TILE_ENTRIES; e++)
-                sum[e * tile_rows + r] = multiply_add(value, held[e], sum[e * tile_rows + r]);
+            for (int i = 0; i < width; i++)
+                sum[i][n] = multiply_add(one, held[i], sum[i][n]);
         }
     }
-    float total[tile_values];
     COPPICE_UNROLL
-    for (int i = 0; i < tile_values; i += LANES)
-        store(total + i, sums_of_lanes(sum + i));
-    for (int e = 0; e < count; e++)
-        for (int r = 0; r < to->rows; r++)
-            to->gradient[e * to->entry_step + r * to->row_step] += total[e * tile_rows + r];
-}
-
-/* `entries` entries of some rows; of a sparse weight `columns` says where they are. */
-static void add_tiles(const pass *p, tile to, const uint16_t *columns, int64_t entries) {
-    for (int64_t entry = 0; entry < entries; entry += TILE_ENTRIES) {
-        const int count = (int)(entries - entry < TILE_ENTRIES ? entries - entry : TILE_ENTRIES);
-        const float *x[TILE_ENTRIES];
-        for (int e = 0; e < TILE_ENTRIES; e++) {
-            const int64_t number = entry + (e < count ? e : 0);
-            x[e] = p->from.x + (columns ? columns[number] : number) * p->from.stride;
-        }
-        add_tile(p, &to, x, count);
-        to.gradient += TILE_ENTRIES * to.entry_step;
+    for (int i = 0; i < width; i++, values += step) {
+        float total[four];
+        sums_of_four(sum[i], total);
+        for (int n = 0; n < four && count == four; n++)
+            values[n] += total[n];
+        for (int n = 0; n < count && count < four; n++)
+            values[n] += total[n];
     }
 }
 
-static int rows_left(int64_t row, int64_t end) {
-    return end - row < tile_rows ? (int)(end - row) : tile_rows;
+static void add_tile_of(int width, const float *beside, int64_t stride, const float *const *others, float *values,
+                        int64_t step, int count) {
+#define CASE(width)                                                                                                    \
+    case width:                                                                                                        \
+        add_tile(width, beside, stride, others, values, step, count);                                                  \
+        break;
+    switch (width) { TILE_CASES }
+#undef CASE
 }
 
-/* Bands of several rows. */
+static int up_to(int most, int64_t left) {
+    return left < most ? (int)left : most;
+}
+
+/* Bands of several rows: the entries of a band multiply four of its rows at a time. */
 static void run_bands(const pass *p) {
     const coppice_weight *weight = &p->args->weight;
-    const int64_t height = weight->height;
+    const int64_t height = weight->height, stride = p->from.stride;
+    const int sparse = weight->layout == COPPICE_SPARSE;
     for (int64_t band = p->first_band; band < p->end_band; band++) {
         const int64_t end = (band + 1) * height < weight->rows ? (band + 1) * height : weight->rows;
         const size_t first = coppice_first_entry(weight, p->slab, band) + (size_t)p->first_column;
-        const int sparse = weight->layout == COPPICE_SPARSE;
         const int64_t entries = sparse ? (int64_t)coppice_entries(weight, p->slab, band) : p->columns;
-        for (int64_t row = band * height; row < end; row += tile_rows) {
-            const tile to = {p->args->gradient + (int64_t)first * height + row % height, height, 1,
-                             rows_left(row, end)};
-            lay_out(p, row, to.rows);
-            add_tiles(p, to, sparse ? weight->columns + first : NULL, entries);
+        const uint16_t *columns = sparse ? weight->columns + first : NULL;
+        for (int64_t row = band * height; row < end; row += four) {
+            const int rows = up_to(four, end - row);
+            float *values = p->args->gradient + (int64_t)first * height + row % height;
+            lay_out(p, row, rows, four);
+            for (int64_t entry = 0; entry < entries; entry += TILE_WIDTH) {
+                const int width = up_to(TILE_WIDTH, entries - entry);
+                const float *x[TILE_WIDTH];
+                for (int i = 0; i < width; i++)
+                    x[i] = p->from.x + (columns ? columns[entry + i] : entry + i) * stride;
+                add_tile_of(width, p->dy, stride, x, values + entry * height, height, rows);
+            }
         }
     }
 }
 
-/* The rows of a plain matrix. */
+/* The rows of a plain matrix multiply four of its columns at a time; past its last there is room in scratch. */
 static void run_plain(const pass *p) {
     const coppice_weight *weight = &p->args->weight;
-    const int64_t width = coppice_slab_width(weight, p->slab);
-    for (int64_t row = p->first_band; row < p->end_band; row += tile_rows) {
-        const size_t first = coppice_first_entry(weight, p->slab, row) + (size_t)p->first_column;
-        const tile to = {p->args->gradient + first, 1, width, rows_left(row, p->end_band)};
-        lay_out(p, row, to.rows);
-        add_tiles(p, to, NULL, p->columns);
+    const int64_t step = coppice_slab_width(weight, p->slab), stride = p->from.stride;
+    for (int64_t row = p->first_band; row < p->end_band; row += TILE_WIDTH) {
+        const int rows = up_to(TILE_WIDTH, p->end_band - row);
+        float *values = p->args->gradient + coppice_first_entry(weight, p->slab, row) + p->first_column;
+        const float *dy[TILE_WIDTH];
+        for (int r = 0; r < rows; r++)
+            dy[r] = p->dy + r * stride;
+        lay_out(p, row, rows, rows);
+        for (int64_t column = 0; column < p->columns; column += four)
+            add_tile_of(rows, p->from.x + column * stride, stride, dy, values + column, step,
+                        up_to(four, p->columns - column));
     }
 }
 
@@ -225,13 +254,13 @@ static void weight_gradient_vectors(const coppice_weight_gradient_args *args) {
     const int64_t bands = coppice_bands(weight), share = args->work.share, shares = args->work.shares;
     const int in_rows = weight->layout == COPPICE_SPARSE && weight->height == 1;
     const int64_t fitting = coppice_gradient_pixels(weight) / LANES;
-    const int64_t widest = in_rows && fitting > ROW_VECTORS ? ROW_VECTORS : fitting;
+    const int64_t widest = in_rows ? row_vectors(weight, fitting) : fitting;
     const int64_t vectors = (args->pixels + LANES - 1) / LANES, panels = (vectors + widest - 1) / widest;
     const deal own = {vectors, panels, 0, panels, bands * share / shares, bands * (share + 1) / shares};
     const coppice_matmul_args source = {
         .weight = *weight, .type = args->type, .x = args->x, .x_stride = args->x_stride, .window = args->window};
     const int64_t most = coppice_gradient_columns(weight), slabs = coppice_slabs(weight);
-    float *dy = aligned(args->work.scratch), *room = dy + tile_rows * coppice_gradient_pixels(weight);
+    float *dy = aligned(args->work.scratch), *room = dy + COPPICE_GRADIENT_ROWS * coppice_gradient_pixels(weight);
     if (own.first_band == own.end_band)
         return;
     if (!args->accumulate)
