@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from coppice.kernels._buffers import Buffer, buffer, empty_like
@@ -56,16 +57,19 @@ def input_gradient(
     refuse_overlap(outputs, {"dy": held})
     if back.window is None:
         return matmul(back.parts[0].weight, dy, out=out, pool=pool, variant=variant)
-    down, across = back.window.stride
+    (down, across), (channels, height, width) = back.window.stride, shape
+    if down * across == 1:
+        (part,) = back.parts
+        x, step = _walk(part, dy, (height, width))
+        return matmul(part.weight, x, window=step, out=out, pool=pool, variant=variant)
     if len(back.parts) < down * across:
         out[...] = 0
+    room = empty_like(dy, (channels * -(-height // down) * -(-width // across),))
     for part in back.parts:
-        held_part = out[:, part.phase[0] :: down, part.phase[1] :: across]
-        x, step = _walk(part, dy, held_part.shape[1:])
-        if down * across == 1:
-            matmul(part.weight, x, window=step, out=out, pool=pool, variant=variant)
-        else:
-            held_part[...] = matmul(part.weight, x, window=step, pool=pool, variant=variant)
+        own = out[:, part.phase[0] :: down, part.phase[1] :: across]
+        x, step = _walk(part, dy, own.shape[1:])
+        held_part = room[: prod(own.shape)].reshape(own.shape)
+        own[...] = matmul(part.weight, x, window=step, out=held_part, pool=pool, variant=variant)
     return out
 
 
