@@ -18,6 +18,7 @@
 #ifndef COPPICE_VECTOR_WEIGHT_GRADIENT_H
 #define COPPICE_VECTOR_WEIGHT_GRADIENT_H
 
+#include "outer.h"
 #include "panel.h"
 
 enum { four = 4 };
@@ -191,45 +192,100 @@ static int up_to(int most, int64_t left) {
     return left < most ? (int)left : most;
 }
 
-/* Bands of several rows: the entries of a band multiply four of its rows at a time. */
+/* Entries of a band in a block of x. */
+typedef struct list {
+    int64_t entries;
+    const uint16_t *columns; /* NULL: one after the other */
+    float *values;
+} list;
+
+static list list_of(const pass *p, int64_t band) {
+    const coppice_weight *weight = &p->args->weight;
+    const size_t first = coppice_first_entry(weight, p->slab, band) + (size_t)p->first_column;
+    float *values = p->args->gradient + first * (size_t)weight->height;
+    if (weight->layout == COPPICE_DENSE)
+        return (list){p->columns, NULL, values};
+    return (list){(int64_t)coppice_entries(weight, p->slab, band), weight->columns + first, values};
+}
+
+/* Some rows of a band, from row `row` of it on, four at most. */
+static void add_tiles(const pass *p, const list *own, int64_t row, int rows) {
+    const int64_t height = p->args->weight.height, stride = p->from.stride;
+    for (int64_t entry = 0; entry < own->entries; entry += TILE_WIDTH) {
+        const int width = up_to(TILE_WIDTH, own->entries - entry);
+        const float *x[TILE_WIDTH];
+        for (int i = 0; i < width; i++)
+            x[i] = p->from.x + (own->columns ? own->columns[entry + i] : entry + i) * stride;
+        add_tile_of(width, p->dy, stride, x, own->values + entry * height + row, height, rows);
+    }
+}
+
+/* All rows of a band, of one vector of pixels. */
+static void add_outer(const pass *p, const list *own, int64_t row) {
+    const int64_t height = p->args->weight.height, step = height < LANES ? height : LANES;
+    const int pixels = lanes_of(p->part, 0);
+    float *turned = p->dy + height * LANES;
+    lay_out(p, row, (int)height, (int)height);
+    for (int64_t top = 0; top < height; top += step) {
+        turn(p->dy + top * p->from.stride, p->from.stride, height, pixels, turned);
+        if (height == 4)
+            outer_band(4, turned, p->from, own->columns, own->entries, pixels, own->values);
+        else if (height == 8)
+            outer_band(8, turned, p->from, own->columns, own->entries, pixels, own->values + top);
+        else
+            outer_band(16, turned, p->from, own->columns, own->entries, pixels, own->values + top);
+    }
+}
+
+/* Bands of several rows: the entries of a band multiply four of its rows at a time, or all where pixels are few. */
 static void run_bands(const pass *p) {
     const coppice_weight *weight = &p->args->weight;
-    const int64_t height = weight->height, stride = p->from.stride;
-    const int sparse = weight->layout == COPPICE_SPARSE;
+    const int64_t height = weight->height;
     for (int64_t band = p->first_band; band < p->end_band; band++) {
-        const int64_t end = (band + 1) * height < weight->rows ? (band + 1) * height : weight->rows;
-        const size_t first = coppice_first_entry(weight, p->slab, band) + (size_t)p->first_column;
-        const int64_t entries = sparse ? (int64_t)coppice_entries(weight, p->slab, band) : p->columns;
-        const uint16_t *columns = sparse ? weight->columns + first : NULL;
-        for (int64_t row = band * height; row < end; row += four) {
+        const int64_t first = band * height, end = first + height < weight->rows ? first + height : weight->rows;
+        const list own = list_of(p, band);
+        if (p->part.vectors == 1 && lanes_of(p->part, 0) <= height && end - first == height) {
+            add_outer(p, &own, first);
+            continue;
+        }
+        for (int64_t row = first; row < end; row += four) {
             const int rows = up_to(four, end - row);
-            float *values = p->args->gradient + (int64_t)first * height + row % height;
             lay_out(p, row, rows, four);
-            for (int64_t entry = 0; entry < entries; entry += TILE_WIDTH) {
-                const int width = up_to(TILE_WIDTH, entries - entry);
-                const float *x[TILE_WIDTH];
-                for (int i = 0; i < width; i++)
-                    x[i] = p->from.x + (columns ? columns[entry + i] : entry + i) * stride;
-                add_tile_of(width, p->dy, stride, x, values + entry * height, height, rows);
-            }
+            add_tiles(p, &own, row - first, rows);
         }
     }
 }
 
 /* The rows of a plain matrix multiply four of its columns at a time; past its last there is room in scratch. */
 static void run_plain(const pass *p) {
-    const coppice_weight *weight = &p->args->weight;
-    const int64_t step = coppice_slab_width(weight, p->slab), stride = p->from.stride;
+    const int64_t step = coppice_slab_width(&p->args->weight, p->slab), stride = p->from.stride;
     for (int64_t row = p->first_band; row < p->end_band; row += TILE_WIDTH) {
         const int rows = up_to(TILE_WIDTH, p->end_band - row);
-        float *values = p->args->gradient + coppice_first_entry(weight, p->slab, row) + p->first_column;
+        const list own = list_of(p, row);
         const float *dy[TILE_WIDTH];
         for (int r = 0; r < rows; r++)
             dy[r] = p->dy + r * stride;
         lay_out(p, row, rows, rows);
         for (int64_t column = 0; column < p->columns; column += four)
-            add_tile_of(rows, p->from.x + column * stride, stride, dy, values + column, step,
+            add_tile_of(rows, p->from.x + column * stride, stride, dy, own.values + column, step,
                         up_to(four, p->columns - column));
+    }
+}
+
+/* The same where pixels are few: lanes are columns. */
+static void run_plain_outer(const pass *p, float *room) {
+    const int64_t step = coppice_slab_width(&p->args->weight, p->slab), stride = p->from.stride;
+    const int64_t pitch = (p->columns + LANES - 1) / LANES * LANES;
+    const int pixels = lanes_of(p->part, 0);
+    turn_block(p->from, p->columns, pixels, pitch, room);
+    for (int64_t row = p->first_band; row < p->end_band; row += outer_rows) {
+        const int rows = up_to(outer_rows, p->end_band - row);
+        const list own = list_of(p, row);
+        lay_out(p, row, rows, rows);
+        if (rows == outer_rows)
+            outer_rows_of(outer_rows, p->dy, stride, room, pitch, p->columns, pixels, own.values, step);
+        else
+            outer_rows_of(rows, p->dy, stride, room, pitch, p->columns, pixels, own.values, step);
     }
 }
 
@@ -243,6 +299,8 @@ static void run_pass(pass *p, const coppice_matmul_args *source, float *room) {
                                  : pack_rows(source, first, p->columns, p->part, room);
     if (weight->height > 1)
         run_bands(p);
+    else if (weight->layout == COPPICE_DENSE && p->part.vectors == 1)
+        run_plain_outer(p, room + p->columns * LANES);
     else if (weight->layout == COPPICE_DENSE)
         run_plain(p);
     else
