@@ -12,6 +12,8 @@
  *   registers while a panel goes by. The four are rows of a band, which TILE_WIDTH columns multiply, or columns of a
  *   plain matrix, which TILE_WIDTH rows do. Rows of dy are laid out in scratch as columns of x are.
  *
+ * Where there is one vector of pixels, the second way has values in its lanes (outer.h).
+ *
  * Before this file come the vectors of the instruction set and, by what its registers can hold, ROW_VECTORS, the
  * vectors of dy in registers, ROW_CHAINS, the independent sums of an entry, ROW_CASES, a CASE(vectors) for each number
  * of them, TILE_WIDTH, and TILE_CASES, a CASE(width) for each width. */
@@ -220,7 +222,8 @@ static void add_tiles(const pass *p, const list *own, int64_t row, int rows) {
     }
 }
 
-/* All rows of a band, of one vector of pixels. */
+/* All rows of a band, of one vector of pixels. Where dy has its room there is enough for sixteen rows of a vector and
+ * for as much again: panels have four of the widest vectors at least. */
 static void add_outer(const pass *p, const list *own, int64_t row) {
     const int64_t height = p->args->weight.height, step = height < LANES ? height : LANES;
     const int pixels = lanes_of(p->part, 0);
