@@ -12,13 +12,16 @@ from coppice.kernels._depthwise import depthwise
 from coppice.kernels._eltwise import eltwise
 from coppice.kernels._errors import IsaError, KernelError, KernelsUnavailable
 from coppice.kernels._fastest import Choice, fastest
+from coppice.kernels._input_gradient import input_gradient
 from coppice.kernels._matmul import bind, matmul
 from coppice.kernels._norm import layer_norm, rms_norm
 from coppice.kernels._pool import Pool
 from coppice.kernels._pooling import average_pool, max_pool
 from coppice.kernels._softmax import softmax
+from coppice.kernels._transposed import Transposed
 from coppice.kernels._variants import Status, Variant, isa, status, variants
 from coppice.kernels._weight import Weight
+from coppice.kernels._weight_gradient import weight_gradient
 from coppice.kernels._window import Window
 
 __all__ = [
@@ -29,6 +32,7 @@ __all__ = [
     "KernelsUnavailable",
     "Pool",
     "Status",
+    "Transposed",
     "Variant",
     "Weight",
     "Window",
@@ -37,6 +41,7 @@ __all__ = [
     "depthwise",
     "eltwise",
     "fastest",
+    "input_gradient",
     "isa",
     "layer_norm",
     "matmul",
@@ -45,4 +50,5 @@ __all__ = [
     "softmax",
     "status",
     "variants",
+    "weight_gradient",
 ]

@@ -106,7 +106,8 @@ def _tensor_array(name: str, tensor: Any, torch: Any) -> tuple[str, Any]:
         fact = f"it is a {tensor.layout} tensor on {tensor.device}"
         raise KernelError(fact, place=name, remedy="pass a dense tensor on the CPU")
     if tensor.requires_grad and torch.is_grad_enabled():
-        raise KernelError("it wants a gradient, which these kernels do not compute", place=name, remedy="detach it")
+        remedy = "detach it, or make the call in a torch.autograd.Function with a backward of its own"
+        raise KernelError("it wants a gradient, and torch does not see this call", place=name, remedy=remedy)
     kind = str(tensor.dtype)[len("torch.") :]
     if kind not in ACTIVATION_TYPES:
         fact = f"it is {kind}, not {', '.join(ACTIVATION_TYPES)}"

@@ -99,13 +99,15 @@ def shaped(name: str, held: Buffer, shape: tuple[int, ...], kind: str, remedy: s
     return held
 
 
-def refuse_overlap(out: Buffer, others: dict[str, Buffer | None], in_place: tuple[str, ...] = ()) -> None:
+def refuse_overlap(
+    out: Buffer, others: dict[str, Buffer | None], in_place: tuple[str, ...] = (), place: str = "out"
+) -> None:
     """Refuses an ``out`` that cannot be written or shares memory with others; those in ``in_place`` may be it."""
     if not out.array.flags.writeable:
-        raise KernelError("it is read-only", place="out", remedy="pass a writable array, or none")
+        raise KernelError("it is read-only", place=place, remedy="pass a writable array, or none")
     for name, other in others.items():
         if other is not None and out.overlaps(other) and not (name in in_place and other.same_as(out)):
-            raise KernelError(f"it overlaps {name}", place="out", remedy="pass an array of its own, or none")
+            raise KernelError(f"it overlaps {name}", place=place, remedy="pass an array of its own, or none")
 
 
 def type_number(kind: str) -> int:

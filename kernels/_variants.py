@@ -10,7 +10,7 @@ from coppice.kernels import _env
 from coppice.kernels._errors import IsaError, KernelsUnavailable
 from coppice.kernels._load import Library, load
 
-PRIMITIVES = ("matmul", "depthwise", "norm", "softmax", "pooling", "eltwise")
+PRIMITIVES = ("matmul", "weight_gradient", "depthwise", "norm", "softmax", "pooling", "eltwise")
 
 
 @dataclass(frozen=True)

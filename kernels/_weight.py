@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+from copy import copy
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coppice.kernels._buffers import buffer
+from coppice.kernels._call import shaped
 from coppice.kernels._code import Code, compile_code
 from coppice.kernels._convert import triplets
 from coppice.kernels._errors import KernelError
 from coppice.kernels._format import pack, unpack
 from coppice.kernels._types import TYPES, Array, narrowed, widened
+
+if TYPE_CHECKING:
+    from coppice.kernels._transposed import Transposed
+    from coppice.kernels._window import Window
 
 #: Columns are stored in 16 bits, relative to their slab.
 SLAB_MAX = 1 << 16
@@ -229,6 +236,46 @@ class Weight:
             KernelsUnavailable: there is no C library.
         """
         return replace(self, code=compile_code(self, None if cache is None else Path(cache)))
+
+    def with_values(self, values: Any) -> Weight:
+        """The same entries with other values, which are rounded to the weight's type; without code.
+
+        The places are shared and not looked at again, so this costs a copy: it is for every step of an optimizer.
+
+        Args:
+            values: float32 [entries, height], as :func:`weight_gradient` has its result.
+
+        Raises:
+            KernelError: not float32, or another shape; of int8 a NaN or an infinity.
+        """
+        held = shaped("values", buffer("values", values, 2), self.values.shape, "float32", "pass one for each value")
+        rows_of = np.zeros(0, np.int64)
+        if self.type == "int8":
+            rows_of = self.places()[0][:, None] * self.height + np.arange(self.height)
+        stored, scales = _stored(held.array, rows_of, self.rows, self.type)
+        other = copy(self)
+        object.__setattr__(other, "code", None)
+        for name, array in (("values", np.array(stored, order="C")), ("scales", scales)):
+            if array is not None:
+                array.setflags(write=False)
+            object.__setattr__(other, name, array)
+        return other
+
+    def transposed(self, window: Window | None = None, *, height: int = 1) -> Transposed:
+        """What :func:`input_gradient` multiplies by, made once for a weight; ``with_values`` of it follows a training.
+
+        It is of the weight's type, but what has scales, int8 that is, becomes float32: the scales are multiplied in.
+
+        Args:
+            window: that of the convolution, whose taps it mirrors; None: a plain product.
+            height: of the bands of a sparse weight, filled with zeros: its blocks lie across these.
+
+        Raises:
+            KernelError: the columns of the weight are not those of the window, or there is no such height.
+        """
+        from coppice.kernels._transposed import transpose
+
+        return transpose(self, window, height)
 
     def to_bytes(self) -> bytes:
         """The weight as the content of a safetensors file, for :meth:`from_bytes`; code is left out."""

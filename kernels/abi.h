@@ -176,6 +176,34 @@ typedef struct coppice_matmul_args {
     float upper;
 } coppice_matmul_args;
 
+/* The gradients of a weight and a bias where that of the result is dy: of y = weight . x + bias,
+ *
+ *   gradient[entry][i] = sum over pixels of dy[row][pixel] * x[column][pixel]
+ *   bias[row]          = sum over pixels of dy[row][pixel]
+ *
+ * for each value values[entry][i] of a weight, which is that of row and column, and in its layout. Of the weight only
+ * layout, rows, cols, slab, height, entries, starts and columns are looked at; it has passed coppice_weight_validate
+ * once. COPPICE_DENSE may have height 1 here, and then a slab up to 2^31 - 1: where that is not less than cols the
+ * gradient is the plain matrix [rows][cols]. It is that of the weight itself, scales and rounding of values aside.
+ *
+ * dy and x are as y and x of matmul. Sums are fp32. With accumulate they are added to what gradient and bias hold.
+ * Values of rows past the matrix become 0, with accumulate they stay. Shares are of bands. gradient and bias overlap
+ * nothing. */
+typedef struct coppice_weight_gradient_args {
+    coppice_work work;
+    coppice_weight weight;
+    int32_t type; /* of dy and x: COPPICE_F32, COPPICE_F16 or COPPICE_BF16 */
+    int32_t accumulate;
+    int64_t pixels;
+    const void *dy;
+    int64_t dy_stride;
+    const void *x;
+    int64_t x_stride;
+    const coppice_window *window; /* x as the windows of a convolution, x_stride unused; or NULL: x is a matrix */
+    float *gradient;              /* [entries][height] */
+    float *bias;                  /* [rows], or NULL */
+} coppice_weight_gradient_args;
+
 /* The convolution of each channel by kernels of its own: y[rows][out_height * out_width] =
  *
  *   clamp(activation(sum over ky, kx of weight[row][ky][kx] * x[source][..][..] + bias[row]))
@@ -317,6 +345,10 @@ COPPICE_API int64_t coppice_matmul_scratch(const coppice_matmul_args *args);
 
 /* Runs the best available variant. */
 COPPICE_API int32_t coppice_matmul(const coppice_matmul_args *args);
+
+/* The same for the gradients of its weight and bias. */
+COPPICE_API int64_t coppice_weight_gradient_scratch(const coppice_weight_gradient_args *args);
+COPPICE_API int32_t coppice_weight_gradient(const coppice_weight_gradient_args *args);
 
 /* The same for the convolution of each channel by itself. */
 COPPICE_API int64_t coppice_depthwise_scratch(const coppice_depthwise_args *args);

@@ -84,4 +84,19 @@ static inline int32_t check_image(const void *x, int32_t type, const coppice_win
     return misaligned(x, coppice_type_size(type)) ? COPPICE_ALIGNMENT : COPPICE_OK;
 }
 
+/* An x of so many columns and pixels, or windows that make as many. */
+static inline int32_t check_columns(const void *x, int32_t type, int64_t stride, const coppice_window *window,
+                                    int64_t cols, int64_t pixels) {
+    if (!window)
+        return check_matrix(x, coppice_type_size(type), cols, pixels, stride);
+    const int32_t status = check_window(window);
+    if (status != COPPICE_OK)
+        return status;
+    if (window->channels * window->kernel_y > size_max ||
+        window->channels * window->kernel_y * window->kernel_x != cols ||
+        window->out_height * window->out_width != pixels)
+        return COPPICE_WINDOW;
+    return check_image(x, type, window);
+}
+
 #endif

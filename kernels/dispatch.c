@@ -143,6 +143,10 @@ int32_t coppice_matmul(const coppice_matmul_args *args) {
     return run_best("matmul", args);
 }
 
+int32_t coppice_weight_gradient(const coppice_weight_gradient_args *args) {
+    return run_best("weight_gradient", args);
+}
+
 int32_t coppice_depthwise(const coppice_depthwise_args *args) {
     return run_best("depthwise", args);
 }

@@ -45,6 +45,10 @@
 #define COPPICE_GROUP_MOST  4
 #define COPPICE_GROUP_SLACK 512
 
+/* The most rows of dy that weight_gradient lays out together, and columns of a block of x where it may choose. */
+#define COPPICE_GRADIENT_ROWS    8
+#define COPPICE_GRADIENT_COLUMNS 128
+
 /* Panels in scratch start on a cache line. */
 #define COPPICE_SCRATCH_ALIGNMENT 64
 
@@ -65,8 +69,14 @@ size_t coppice_args_size(int32_t variant);
 /* The largest of them. */
 #define COPPICE_ARGS_MOST 512
 
+/* The sizes of a weight, and everything about it but its entries. With `plain` a dense one may have height 1 and then
+ * slabs of any width. */
+int32_t coppice_weight_sizes(const coppice_weight *weight, int plain);
+int32_t coppice_weight_check(const coppice_weight *weight, int plain);
+
 /* Everything about the arguments but the entries of the weight. */
 int32_t coppice_matmul_check(const coppice_matmul_args *args);
+int32_t coppice_weight_gradient_check(const coppice_weight_gradient_args *args);
 
 /* Everything about the arguments. */
 int32_t coppice_depthwise_check(const coppice_depthwise_args *args);
@@ -117,6 +127,23 @@ static inline int64_t coppice_grouped(const coppice_weight *weight) {
     const int64_t band = weight->height * (int64_t)sizeof(uint16_t) * (columns + 2 * COPPICE_GROUP_MOST);
     return COPPICE_GROUPED + band + COPPICE_SCRATCH_ALIGNMENT;
 }
+
+/* Columns of x that weight_gradient has at hand at a time, and pixels of them: a quarter of a megabyte, or four vectors
+ * of the widest kind where columns are many. */
+static inline int64_t coppice_gradient_columns(const coppice_weight *weight) {
+    const int64_t most = weight->layout == COPPICE_DENSE ? COPPICE_GRADIENT_COLUMNS : weight->cols;
+    const int64_t columns = weight->slab < most ? weight->slab : most;
+    return columns < weight->cols ? columns : weight->cols;
+}
+
+static inline int64_t coppice_gradient_pixels(const coppice_weight *weight) {
+    enum { floats = 65536, least = 64, most = 512, whole = 16 };
+    const int64_t fitting = floats / (coppice_gradient_columns(weight) + 1) / whole * whole;
+    return fitting < least ? least : fitting < most ? fitting : most;
+}
+
+/* Everything that bands first .. end - 1 have in a gradient, set to zero. */
+void coppice_gradient_clear(const coppice_weight_gradient_args *args, int64_t first_band, int64_t end_band);
 
 /* What a share does of a result of `rows` rows of `lines` parts each: whole rows where there are enough of them, else
  * its lines of every row. */

@@ -9,14 +9,15 @@ static int is_height(int64_t height) {
     return height == 4 || height == 8 || height == 16;
 }
 
-static int32_t check_sizes(const coppice_weight *weight) {
-    const int dense = weight->layout == COPPICE_DENSE;
-    if ((!dense && weight->layout != COPPICE_SPARSE) || !(is_height(weight->height) || (!dense && weight->height == 1)))
+int32_t coppice_weight_sizes(const coppice_weight *weight, int plain) {
+    const int dense = weight->layout == COPPICE_DENSE, single = weight->height == 1;
+    if ((!dense && weight->layout != COPPICE_SPARSE) || !(is_height(weight->height) || (single && (plain || !dense))))
         return COPPICE_LAYOUT;
     if (!coppice_type_size(weight->type))
         return COPPICE_TYPE;
-    if (!within(weight->rows, 0, size_max) || !within(weight->cols, 0, size_max) ||
-        !within(weight->slab, 1, COPPICE_SLAB_MAX) || !within(weight->entries, 0, UINT32_MAX))
+    const int64_t widest = dense && single ? size_max : COPPICE_SLAB_MAX;
+    if (!within(weight->rows, 0, size_max) || !within(weight->cols, 0, size_max) || !within(weight->slab, 1, widest) ||
+        !within(weight->entries, 0, UINT32_MAX))
         return COPPICE_SIZE;
     const int64_t bands = coppice_bands(weight);
     if (weight->entries > addressable / weight->height ||
@@ -25,8 +26,8 @@ static int32_t check_sizes(const coppice_weight *weight) {
     return dense && weight->entries != bands * weight->cols ? COPPICE_STARTS : COPPICE_OK;
 }
 
-static int32_t check_weight(const coppice_weight *weight) {
-    const int32_t status = check_sizes(weight);
+int32_t coppice_weight_check(const coppice_weight *weight, int plain) {
+    const int32_t status = coppice_weight_sizes(weight, plain);
     if (status != COPPICE_OK)
         return status;
     const int sparse = weight->layout == COPPICE_SPARSE;
@@ -41,7 +42,7 @@ static int32_t check_weight(const coppice_weight *weight) {
 int32_t coppice_weight_validate(const coppice_weight *weight) {
     if (!weight)
         return COPPICE_NULL;
-    const int32_t status = check_weight(weight);
+    const int32_t status = coppice_weight_check(weight, 0);
     if (status != COPPICE_OK || weight->layout == COPPICE_DENSE)
         return status;
     const int64_t bands = coppice_bands(weight), lists = coppice_slabs(weight) * bands;
@@ -63,20 +64,6 @@ int32_t coppice_weight_validate(const coppice_weight *weight) {
     return COPPICE_OK;
 }
 
-static int32_t check_x(const coppice_matmul_args *args) {
-    const coppice_window *window = args->window;
-    if (!window)
-        return check_matrix(args->x, coppice_type_size(args->type), args->weight.cols, args->pixels, args->x_stride);
-    const int32_t status = check_window(window);
-    if (status != COPPICE_OK)
-        return status;
-    if (window->channels * window->kernel_y > size_max ||
-        window->channels * window->kernel_y * window->kernel_x != args->weight.cols ||
-        window->out_height * window->out_width != args->pixels)
-        return COPPICE_WINDOW;
-    return check_image(args->x, args->type, window);
-}
-
 /* The code must say of itself what it was written for. */
 static int32_t check_code(const coppice_weight *weight) {
 #if COPPICE_X86
@@ -94,7 +81,7 @@ static int32_t check_code(const coppice_weight *weight) {
 int64_t coppice_matmul_scratch(const coppice_matmul_args *args) {
     if (!args)
         return COPPICE_NULL;
-    const int32_t status = check_sizes(&args->weight);
+    const int32_t status = coppice_weight_sizes(&args->weight, 0);
     if (status != COPPICE_OK)
         return status;
     const coppice_weight *weight = &args->weight;
@@ -113,7 +100,7 @@ int32_t coppice_matmul_check(const coppice_matmul_args *args) {
     if (!args)
         return COPPICE_NULL;
     const coppice_weight *weight = &args->weight;
-    int32_t status = check_weight(weight);
+    int32_t status = coppice_weight_check(weight, 0);
     if (status != COPPICE_OK)
         return status;
     if (!is_activation_type(args->type) || !coppice_type_size(args->arithmetic))
@@ -129,7 +116,7 @@ int32_t coppice_matmul_check(const coppice_matmul_args *args) {
     if (status != COPPICE_OK)
         return status;
     const size_t size = coppice_type_size(args->type);
-    status = check_x(args);
+    status = check_columns(args->x, args->type, args->x_stride, args->window, weight->cols, args->pixels);
     if (status == COPPICE_OK)
         status = check_matrix(args->y, size, weight->rows, args->pixels, args->y_stride);
     if (status == COPPICE_OK && args->residual)

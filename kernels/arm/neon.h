@@ -139,6 +139,16 @@ static inline float sum_lanes(vector a) {
     return vaddvq_f32(a);
 }
 
+/* Lane i is the sum of the lanes of a[i]. */
+static inline vector sums_of_lanes(const vector *a) {
+    return vpaddq_f32(vpaddq_f32(a[0], a[1]), vpaddq_f32(a[2], a[3]));
+}
+
+/* to[i] = the sum of the lanes of a[i], of four vectors. */
+static inline void sums_of_four(const vector *a, float *to) {
+    vst1q_f32(to, sums_of_lanes(a));
+}
+
 /* The greatest lane; of NaN lanes any or none. */
 static inline float maximum_lane(vector a) {
     return vmaxvq_f32(a);

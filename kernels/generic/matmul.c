@@ -1,33 +1,11 @@
 /* matmul, the reference: plain loops over the definition in abi.h, any CPU. */
-#include "../kernels.h"
-
-/* What column `column` of x holds at `pixel`. */
-static float at(const coppice_matmul_args *args, int64_t column, int64_t pixel) {
-    const coppice_window *w = args->window;
-    if (!w)
-        return coppice_load(args->type, args->x, column * args->x_stride + pixel);
-    const int64_t ky = column / w->kernel_x % w->kernel_y, kx = column % w->kernel_x;
-    const int64_t row = pixel / w->out_width * w->stride_y + ky * w->dilation_y - w->pad_y;
-    const int64_t place = pixel % w->out_width * w->stride_x + kx * w->dilation_x - w->pad_x;
-    if (row < 0 || row >= w->height || place < 0 || place >= w->width)
-        return 0.0f;
-    const int64_t channel = column / (w->kernel_y * w->kernel_x);
-    return coppice_load(args->type, args->x, channel * w->channel_stride + row * w->row_stride + place);
-}
-
-/* `count` pixels of a column from `first` on: x itself where it holds fp32 side by side, else copied into `room`. */
-static const float *column_of(const coppice_matmul_args *args, int64_t column, int64_t first, int count, float *room) {
-    if (!args->window && args->type == COPPICE_F32)
-        return (const float *)args->x + column * args->x_stride + first;
-    for (int pixel = 0; pixel < count; pixel++)
-        room[pixel] = at(args, column, first + pixel);
-    return room;
-}
+#include "columns.h"
 
 /* sum[count] = a row of the weight times `count` pixels of x from `first` on. */
 static void dots(const coppice_matmul_args *args, int64_t row, int64_t first, int count, float *sum) {
     const coppice_weight *weight = &args->weight;
     const int64_t band = row / weight->height, slabs = coppice_slabs(weight);
+    const columns from = {args->type, args->x, args->x_stride, args->window};
     for (int pixel = 0; pixel < count; pixel++)
         sum[pixel] = 0.0f;
     for (int64_t slab = 0; slab < slabs; slab++) {
@@ -38,7 +16,7 @@ static void dots(const coppice_matmul_args *args, int64_t row, int64_t first, in
             const int64_t index = (int64_t)entry * weight->height + row % weight->height;
             const float value = coppice_load(weight->type, weight->values, index);
             float room[COPPICE_PANEL_PIXELS];
-            const float *x = column_of(args, slab * weight->slab + place, first, count, room);
+            const float *x = column_of(&from, slab * weight->slab + place, first, count, room);
             for (int pixel = 0; pixel < count; pixel++)
                 sum[pixel] += value * x[pixel];
         }

@@ -29,6 +29,12 @@ def taps(x: Float, window: Window, height: int, width: int, outside: float = 0.0
     return as_strided(padded, (channels, ky, kx, height, width), (c, r * dy, s * dx, r * sy, s * sx))
 
 
+def windows(x: Float, window: Window, height: int, width: int) -> Float:
+    """[channels * kernel, height * width]: the columns laid out, which the C kernels never do as a whole."""
+    view = taps(x, window, height, width)
+    return np.ascontiguousarray(view).reshape(len(x) * window.kernel[0] * window.kernel[1], height * width)
+
+
 def activated(z: Float, activation: int) -> Float:
     """By the number that ``abi.h`` gives them."""
     if activation == 1:

@@ -11,12 +11,11 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from coppice.kernels._types import narrowed, widened
-from coppice.kernels.numba.common import activated, taps
+from coppice.kernels.numba.common import activated, windows
 
 if TYPE_CHECKING:
     from coppice.kernels._matmul import Job
     from coppice.kernels._weight import Weight
-    from coppice.kernels._window import Window
 
 #: Pixels a row is extended by at a time: a slab of 192 columns of them fits the second-level cache.
 PANEL = 512
@@ -31,7 +30,7 @@ def run(job: Job) -> None:
         return
     x = widened(job.x.array, job.x.type)
     if job.window is not None:
-        x = _windows(x, job.window, out.shape[1], out.shape[2])
+        x = windows(x, job.window, out.shape[1], out.shape[2])
     sums = _products(weight, x).reshape(out.shape)
     column = (-1, *[1] * (out.ndim - 1))
     with np.errstate(over="ignore", invalid="ignore"):
@@ -42,12 +41,6 @@ def run(job: Job) -> None:
         if job.residual is not None:
             sums += widened(job.residual.array, job.residual.type)
         out[...] = narrowed(np.clip(activated(sums, job.activation), job.lower, job.upper), job.out.type)
-
-
-def _windows(x: Float, window: Window, height: int, width: int) -> Float:
-    """[channels * kernel, height * width]: the columns laid out, which the C kernels never do as a whole."""
-    view = taps(x, window, height, width)
-    return np.ascontiguousarray(view).reshape(-1, height * width)
 
 
 def _products(weight: Weight, x: Float) -> Float:

@@ -139,6 +139,23 @@ static inline float sum_lanes(vector a) {
     return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
 }
 
+/* In each 128 bits, the sums of four vectors over those bits. */
+static inline vector sums_of_parts(const vector *a) {
+    return _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
+}
+
+/* Lane i is the sum of the lanes of a[i]. */
+static inline vector sums_of_lanes(const vector *a) {
+    const __m256 low = sums_of_parts(a), high = sums_of_parts(a + 4);
+    return _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
+}
+
+/* to[i] = the sum of the lanes of a[i], of four vectors. */
+static inline void sums_of_four(const vector *a, float *to) {
+    const __m256 parts = sums_of_parts(a);
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(parts), _mm256_extractf128_ps(parts, 1)));
+}
+
 /* The greatest lane; of NaN lanes any or none. */
 static inline float maximum_lane(vector a) {
     __m128 most = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));

@@ -129,6 +129,33 @@ static inline float sum_lanes(vector a) {
     return _mm512_reduce_add_ps(a);
 }
 
+/* In each 128 bits, the sums of four vectors over those bits. */
+static inline vector sums_of_parts(const vector *a) {
+    const __m512 first = _mm512_add_ps(_mm512_unpacklo_ps(a[0], a[1]), _mm512_unpackhi_ps(a[0], a[1]));
+    const __m512 last = _mm512_add_ps(_mm512_unpacklo_ps(a[2], a[3]), _mm512_unpackhi_ps(a[2], a[3]));
+    const __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(first), _mm512_castps_pd(last));
+    const __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(first), _mm512_castps_pd(last));
+    return _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+}
+
+/* The 128 bits of a two by two added up, then those of b. */
+static inline vector add_parts(vector a, vector b) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
+
+/* Lane i is the sum of the lanes of a[i]. */
+static inline vector sums_of_lanes(const vector *a) {
+    return add_parts(add_parts(sums_of_parts(a), sums_of_parts(a + 4)),
+                     add_parts(sums_of_parts(a + 8), sums_of_parts(a + 12)));
+}
+
+/* to[i] = the sum of the lanes of a[i], of four vectors. */
+static inline void sums_of_four(const vector *a, float *to) {
+    const __m512 parts = sums_of_parts(a);
+    const __m256 two = _mm256_add_ps(_mm512_castps512_ps256(parts), _mm512_extractf32x8_ps(parts, 1));
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(two), _mm256_extractf128_ps(two, 1)));
+}
+
 /* The greatest lane; of NaN lanes any or none. */
 static inline float maximum_lane(vector a) {
     return _mm512_reduce_max_ps(a);

@@ -261,6 +261,47 @@ void check_variants(const char *primitive, void *args, output *y, const char *wh
     work->share = 0, work->shares = 1;
 }
 
+/* --- weights -------------------------------------------------------------------------------------------------------
+ */
+
+coppice_weight random_weight(coppice_weight w, double density) {
+    const int64_t slabs = w.cols > w.slab ? ceiling(w.cols, w.slab) : 1, bands = ceiling(w.rows, w.height);
+    const int dense = w.layout == COPPICE_DENSE;
+    uint32_t *starts = allocate((size_t)(slabs * bands + 1) * sizeof *starts);
+    uint16_t *columns = allocate((size_t)(bands * w.cols) * sizeof *columns);
+    starts[0] = 0;
+    w.entries = 0;
+    for (int64_t list = 0; list < slabs * bands; list++) {
+        const int64_t first = list / bands * w.slab;
+        for (int64_t column = first; column < w.cols && column < first + w.slab; column++)
+            if (dense || random_bits() < density * 4294967296.0)
+                columns[w.entries++] = (uint16_t)(column - first);
+        starts[list + 1] = (uint32_t)w.entries;
+    }
+    w.values = random_elements(w.type, w.entries * w.height, 0);
+    w.starts = starts, w.columns = columns;
+    if (w.type == COPPICE_I8 || random_below(4) == 0) {
+        float *scales = allocate((size_t)w.rows * sizeof *scales);
+        for (int64_t row = 0; row < w.rows; row++)
+            scales[row] = (float)(1 + random_below(8)) / 1024;
+        w.scales = scales;
+    }
+    return w;
+}
+
+coppice_weight without_lists(coppice_weight weight) {
+    if (weight.layout == COPPICE_DENSE)
+        weight.starts = NULL, weight.columns = NULL;
+    return weight;
+}
+
+void free_weight(coppice_weight *weight) {
+    free((void *)weight->starts);
+    free((void *)weight->columns);
+    free((void *)weight->values);
+    free((void *)weight->scales);
+}
+
 /* --- windows -------------------------------------------------------------------------------------------------------
  */
 
@@ -294,6 +335,16 @@ int window_place(const coppice_window *w, int64_t pixel, int64_t tap, int64_t *y
     return *y >= 0 && *x >= 0 && *y < w->height && *x < w->width;
 }
 
+double column_at(int32_t type, const void *x, int64_t stride, const coppice_window *w, int64_t column, int64_t pixel) {
+    if (!w)
+        return get(type, x, column * stride + pixel);
+    const int64_t channel = column / (w->kernel_y * w->kernel_x);
+    int64_t row, place;
+    if (!window_place(w, pixel, column % (w->kernel_y * w->kernel_x), &row, &place))
+        return 0;
+    return get(type, x, channel * w->channel_stride + row * w->row_stride + place);
+}
+
 /* --- dispatch ------------------------------------------------------------------------------------------------------
  */
 
@@ -324,6 +375,7 @@ int main(int count, char **arguments) {
     check_dispatch();
     check_matmul(count > 1 ? arguments[1] : NULL);
     check_pool();
+    check_weight_gradient();
     check_depthwise();
     check_norm();
     check_softmax();

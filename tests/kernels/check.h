@@ -83,6 +83,16 @@ int64_t window_extent(const coppice_window *w);
 /* Whether x has element (*y, *x) for a tap of an output pixel. */
 int window_place(const coppice_window *w, int64_t pixel, int64_t tap, int64_t *y, int64_t *x);
 
+/* What column `column` of x, or of its windows, holds at `pixel`. */
+double column_at(int32_t type, const void *x, int64_t stride, const coppice_window *w, int64_t column, int64_t pixel);
+
+/* A weight of the layout, sizes and type of w; a dense one has lists too. */
+coppice_weight random_weight(coppice_weight w, double density);
+void free_weight(coppice_weight *weight);
+
+/* A dense weight has no lists, which the library must not need; what they would say is kept for the reference. */
+coppice_weight without_lists(coppice_weight weight);
+
 /* Scratch of so many bytes in work, for one share. */
 void give_scratch(coppice_work *work, int64_t bytes);
 
@@ -92,6 +102,7 @@ void check_variants(const char *primitive, void *args, output *y, const char *wh
 
 void check_matmul(const char *shapes);
 void check_pool(void);
+void check_weight_gradient(void);
 void check_depthwise(void);
 void check_norm(void);
 void check_softmax(void);

@@ -5,45 +5,6 @@
 #include <sys/mman.h>
 #include <time.h>
 
-static coppice_weight random_weight(coppice_weight w, double density) {
-    const int64_t slabs = w.cols > w.slab ? ceiling(w.cols, w.slab) : 1, bands = ceiling(w.rows, w.height);
-    const int dense = w.layout == COPPICE_DENSE;
-    uint32_t *starts = allocate((size_t)(slabs * bands + 1) * sizeof *starts);
-    uint16_t *columns = allocate((size_t)(bands * w.cols) * sizeof *columns);
-    starts[0] = 0;
-    w.entries = 0;
-    for (int64_t list = 0; list < slabs * bands; list++) {
-        const int64_t first = list / bands * w.slab;
-        for (int64_t column = first; column < w.cols && column < first + w.slab; column++)
-            if (dense || random_bits() < density * 4294967296.0)
-                columns[w.entries++] = (uint16_t)(column - first);
-        starts[list + 1] = (uint32_t)w.entries;
-    }
-    w.values = random_elements(w.type, w.entries * w.height, 0);
-    w.starts = starts, w.columns = columns;
-    if (w.type == COPPICE_I8 || random_below(4) == 0) {
-        float *scales = allocate((size_t)w.rows * sizeof *scales);
-        for (int64_t row = 0; row < w.rows; row++)
-            scales[row] = (float)(1 + random_below(8)) / 1024;
-        w.scales = scales;
-    }
-    return w;
-}
-
-/* A dense weight has no lists, which the library must not need; what they would say is kept for the reference. */
-static coppice_weight without_lists(coppice_weight weight) {
-    if (weight.layout == COPPICE_DENSE)
-        weight.starts = NULL, weight.columns = NULL;
-    return weight;
-}
-
-static void free_weight(coppice_weight *weight) {
-    free((void *)weight->starts);
-    free((void *)weight->columns);
-    free((void *)weight->values);
-    free((void *)weight->scales);
-}
-
 /* --- one problem, all variants -------------------------------------------------------------------------------------
  */
 
@@ -67,17 +28,6 @@ typedef struct trial {
     output y;
 } trial;
 
-static double x_at(const coppice_matmul_args *args, int64_t column, int64_t pixel) {
-    const coppice_window *w = args->window;
-    if (!w)
-        return get(args->type, args->x, column * args->x_stride + pixel);
-    const int64_t channel = column / (w->kernel_y * w->kernel_x);
-    int64_t y, x;
-    if (!window_place(w, pixel, column % (w->kernel_y * w->kernel_x), &y, &x))
-        return 0;
-    return get(args->type, args->x, channel * w->channel_stride + y * w->row_stride + x);
-}
-
 /* How far the arithmetic that is allowed may be off, as abi.h has it, for a sum of `count` products of such magnitudes
  * and of values of such magnitudes. */
 static double arithmetic_error(const trial *t, int64_t pixel, double count, double products, double values) {
@@ -96,7 +46,7 @@ static double *make_units(const coppice_matmul_args *args) {
     for (int64_t pixel = 0; pixel < args->pixels; pixel++) {
         double greatest = 0;
         for (int64_t column = 0; column < args->weight.cols; column++)
-            greatest = fmax(greatest, fabs(x_at(args, column, pixel)));
+            greatest = fmax(greatest, fabs(column_at(args->type, args->x, args->x_stride, args->window, column, pixel)));
         units[pixel] = fmax(greatest / 127, ldexp(1, -126));
     }
     return units;
@@ -117,7 +67,9 @@ static double reference(const trial *t, int64_t row, int64_t pixel, double *boun
         const uint32_t *starts = weight->starts + slab * bands + band;
         for (uint32_t entry = starts[0]; entry < starts[1]; entry++, terms++) {
             const double value = get(weight->type, weight->values, entry * weight->height + row % weight->height);
-            const double product = scale * value * x_at(args, slab * weight->slab + weight->columns[entry], pixel);
+            const double product = scale * value *
+                                   column_at(args->type, args->x, args->x_stride, args->window,
+                                             slab * weight->slab + weight->columns[entry], pixel);
             sum += product;
             products += fabs(product), values += fabs(value);
         }

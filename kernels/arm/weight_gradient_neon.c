@@ -1,0 +1,18 @@
+/* weight_gradient for NEON: thirty-two registers of four lanes. */
+#include "neon.h"
+
+#define ROW_VECTORS 20
+#define ROW_CHAINS  2
+#define TILE_WIDTH  4
+/* clang-format off */
+#define ROW_CASES                                                                                                      \
+    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13)        \
+    CASE(14) CASE(15) CASE(16) CASE(17) CASE(18) CASE(19) CASE(20)
+#define TILE_CASES CASE(1) CASE(2) CASE(3) CASE(4)
+/* clang-format on */
+
+#include "../vector/weight_gradient.h"
+
+void coppice_weight_gradient_neon(const coppice_weight_gradient_args *args) {
+    weight_gradient_vectors(args);
+}
