@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module
 from typing import Any, ClassVar, ParamSpec, Protocol, cast
 
@@ -48,8 +48,11 @@ class Call(ABC):
         """The bare call."""
         chosen = pick(self.primitive, self.variant)
         if chosen.index < 0:
-            run = import_module(f"coppice.kernels.numba.{self.primitive}").run
-            return lambda: run(self)
+            module = import_module(f"coppice.kernels.numba.{self.primitive}")
+            if hasattr(module, "bind"):  # where something is worth doing once
+                bound: Callable[[], None] = module.bind(self)
+                return bound
+            return partial(module.run, self)
         library = load()
         kind, scratch = library.arguments(self.primitive)
         args = library.ffi.new(kind)

@@ -46,7 +46,8 @@ static double *make_units(const coppice_matmul_args *args) {
     for (int64_t pixel = 0; pixel < args->pixels; pixel++) {
         double greatest = 0;
         for (int64_t column = 0; column < args->weight.cols; column++)
-            greatest = fmax(greatest, fabs(column_at(args->type, args->x, args->x_stride, args->window, column, pixel)));
+            greatest =
+                fmax(greatest, fabs(column_at(args->type, args->x, args->x_stride, args->window, column, pixel)));
         units[pixel] = fmax(greatest / 127, ldexp(1, -126));
     }
     return units;
