@@ -108,7 +108,7 @@ def _candidates(
     pixels = shape[-1] if window is None or len(shape) != 3 else int(np.prod(window.out(shape[1], shape[2])))
     present = value != 0
     density = float(present.sum()) / (rows * cols) if rows and cols else 0.0
-    narrow = fast_slab(cols, density, pixels)
+    narrow = fast_slab(cols, density, pixels, kind=kind)
     for slab in dict.fromkeys((narrow, min(cols or 1, 2 * narrow))):
         weight = Weight.sparse(matrix, type=kind, slab=slab)
         yield f"csr/{slab}", weight
