@@ -348,7 +348,7 @@ def fast_slab(cols: int, density: float, pixels: int | None = None, height: int 
     known and fewer) are about what the first-level cache serves with help from the second, 128 where each is used
     often; below 13 entries per band of a slab, beginning and ending a band costs more than it saves. Bands of several
     rows use what they load as many times, so the second-level cache is near enough: 1024 columns. Where arithmetic in
-    16 bits is allowed, x takes half as much, and where it is not, twice as wide a slab costs 3 %. A single pixel needs no
+    16 bits is allowed, x takes half as much, and where it is not, slabs twice as wide cost 3 %. A single pixel needs no
     slabs.
     """
     if pixels == 1:
