@@ -48,6 +48,19 @@ static inline void store_tail(float *to, int count, vector value) {
         vst1q_lane_f32(to + 2, value, 2);
 }
 
+/* Lanes first .. end - 1, the others zero and not read. */
+static inline vector load_lanes(const float *from, int first, int end) {
+    float padded[LANES] = {0};
+    memcpy(padded + first, from + first, (size_t)(end - first) * sizeof *from);
+    return vld1q_f32(padded);
+}
+
+static inline uint16x4_t load_half_lanes(const uint16_t *from, int first, int end) {
+    uint16_t padded[LANES] = {0};
+    memcpy(padded + first, from + first, (size_t)(end - first) * sizeof *from);
+    return vld1_u16(padded);
+}
+
 static inline uint16x4_t load_halves(const uint16_t *from, int count) {
     uint16x4_t halves = vdup_n_u16(0);
     if (count == LANES)

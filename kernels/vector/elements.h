@@ -43,6 +43,23 @@ ALWAYS_INLINE void store_as(int type, void *data, int64_t index, int count, vect
     }
 }
 
+/* LANES elements of a type from `index` on, of which those before `first` and from `end` on are zero and not read. */
+ALWAYS_INLINE vector load_between(const int type, const void *data, int64_t index, int64_t first, int64_t end) {
+    const int begin = first > 0 ? (int)first : 0, stop = end < LANES ? (int)end : LANES;
+    if (stop <= begin)
+        return zero();
+    if (stop - begin == LANES)
+        return load_as(type, data, index, LANES);
+    switch (type) {
+    case COPPICE_F16:
+        return from_f16(load_half_lanes((const uint16_t *)data + index, begin, stop));
+    case COPPICE_BF16:
+        return from_bf16(load_half_lanes((const uint16_t *)data + index, begin, stop));
+    default:
+        return load_lanes((const float *)data + index, begin, stop);
+    }
+}
+
 /* The first address from `memory` on where scratch may begin. */
 static inline float *aligned(void *memory) {
     const uintptr_t at = (uintptr_t)memory + COPPICE_SCRATCH_ALIGNMENT - 1;

@@ -80,7 +80,7 @@ ALWAYS_INLINE void clear(const int held, void *to, int64_t at, int64_t count) {
         fill((float *)to + at, count, 0.0f);
 }
 
-/* `count` elements of x from `first` on, `step` apart. */
+/* `count` elements of x from `first` on, `step` apart, one by one. */
 ALWAYS_INLINE void copy(const int type, const int held, const void *x, int64_t first, int64_t step, int64_t count,
                         void *to, int64_t at) {
     if (step == 1 && held == COPPICE_F16 && count > 0)
@@ -88,31 +88,34 @@ ALWAYS_INLINE void copy(const int type, const int held, const void *x, int64_t f
     else if (held == COPPICE_F16)
         for (int64_t i = 0; i < count; i++)
             ((uint16_t *)to)[at + i] = ((const uint16_t *)x)[first + i * step];
-    else if (step == 1)
-        for (int64_t i = 0; i < count; i += LANES)
-            store((float *)to + at + i, load_as(type, x, first + i, (int)(count - i < LANES ? count - i : LANES)));
-    else if (step == 2) {
-        int64_t i = 0;
-        for (; i + LANES < count; i += LANES) { /* there is an element after those that are read */
-            const vector low = load_as(type, x, first + 2 * i, LANES);
-            store((float *)to + at + i, even_lanes(low, load_as(type, x, first + 2 * i + LANES, LANES)));
-        }
-        for (; i < count; i += LANES)
-            store((float *)to + at + i, load_alternate(type, x, first + 2 * i, first + 2 * (count - 1)));
-    } else
+    else
         for (int64_t i = 0; i < count; i++)
             ((float *)to)[at + i] = coppice_load(type, x, first + i * step);
 }
 
-/* Elements start, start + step, ... of a row of x that has `width`, zero outside of it. */
+/* Elements start, start + step, ... of a row of x that has `width`, zero outside of it; up to a vector more is written
+ * where x is widened. */
 ALWAYS_INLINE void copy_run(const int type, const int held, const void *x, int64_t row, int64_t width, int64_t start,
                             int64_t step, int64_t count, void *to, int64_t at) {
+    if (held == COPPICE_F32 && step == 1) {
+        for (int64_t i = 0; i < count; i += LANES, start += LANES)
+            store((float *)to + at + i, load_between(type, x, row + start, -start, width - start));
+        return;
+    }
+    if (held == COPPICE_F32 && step == 2) {
+        for (int64_t i = 0; i < count; i += LANES, start += 2 * LANES) {
+            const int64_t most = 2 * (count - i) - 1, left = width - start < most ? width - start : most;
+            const vector low = load_between(type, x, row + start, -start, left);
+            const vector high = load_between(type, x, row + start + LANES, -start - LANES, left - LANES);
+            store((float *)to + at + i, even_lanes(low, high));
+        }
+        return;
+    }
     int64_t before = start < 0 ? (-start + step - 1) / step : 0;
     before = before < count ? before : count;
     const int64_t left = width - (start + before * step);
-    int64_t inside = count - before; /* unless x ends earlier */
-    if (left < (inside - 1) * step + 1)
-        inside = left > 0 ? (left + step - 1) / step : 0;
+    int64_t inside = left > 0 ? (left + step - 1) / step : 0;
+    inside = inside < count - before ? inside : count - before;
     clear(held, to, at, before);
     copy(type, held, x, row + start + before * step, step, inside, to, at + before);
     clear(held, to, at + before + inside, count - before - inside);
@@ -124,9 +127,9 @@ ALWAYS_INLINE void copy_windows(const int type, const int held, const coppice_ma
                                 int64_t columns, int64_t pixel, int64_t pixels, int64_t stride, void *to) {
     const coppice_window *w = args->window;
     const int64_t first_y = pixel / w->out_width, first_x = pixel % w->out_width;
-    for (int64_t column = first, at = 0; column < first + columns; column++, at += stride) {
-        const int64_t kernel = w->kernel_y * w->kernel_x, channel = column / kernel;
-        const int64_t ky = column % kernel / w->kernel_x, kx = column % w->kernel_x;
+    int64_t channel = first / (w->kernel_y * w->kernel_x);
+    int64_t ky = first / w->kernel_x % w->kernel_y, kx = first % w->kernel_x;
+    for (int64_t column = 0, at = 0; column < columns; column++, at += stride) {
         int64_t oy = first_y, ox = first_x;
         for (int64_t done = 0; done < pixels; oy++, ox = 0) {
             const int64_t y = oy * w->stride_y + ky * w->dilation_y - w->pad_y;
@@ -140,6 +143,11 @@ ALWAYS_INLINE void copy_windows(const int type, const int held, const coppice_ma
             done += run;
         }
         clear(held, to, at + pixels, stride - pixels);
+        if (++kx == w->kernel_x) {
+            kx = 0;
+            if (++ky == w->kernel_y)
+                ky = 0, channel++;
+        }
     }
 }
 

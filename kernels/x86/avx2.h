@@ -44,6 +44,17 @@ static inline void store_tail(float *to, int count, vector value) {
     _mm256_maskstore_ps(to, lanes(count), value);
 }
 
+/* Lanes first .. end - 1, the others zero and not read. */
+static inline vector load_lanes(const float *from, int first, int end) {
+    return _mm256_maskload_ps(from, _mm256_andnot_si256(lanes(first), lanes(end)));
+}
+
+static inline __m128i load_half_lanes(const uint16_t *from, int first, int end) {
+    uint16_t padded[LANES] = {0};
+    memcpy(padded + first, from + first, (size_t)(end - first) * sizeof *from);
+    return _mm_loadu_si128((const __m128i *)padded);
+}
+
 static inline __m128i load_halves(const uint16_t *from, int count) {
     uint16_t padded[LANES] = {0};
     if (count == LANES)

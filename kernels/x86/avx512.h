@@ -43,6 +43,19 @@ static inline void store_tail(float *to, int count, vector value) {
     _mm512_mask_storeu_ps(to, lanes(count), value);
 }
 
+/* Lanes first .. end - 1, the others zero and not read. */
+static inline __mmask16 lanes_between(int first, int end) {
+    return (__mmask16)(lanes(end) & ~lanes(first));
+}
+
+static inline vector load_lanes(const float *from, int first, int end) {
+    return _mm512_maskz_loadu_ps(lanes_between(first, end), from);
+}
+
+static inline __m256i load_half_lanes(const uint16_t *from, int first, int end) {
+    return _mm256_maskz_loadu_epi16(lanes_between(first, end), from);
+}
+
 static inline __m256i load_halves(const uint16_t *from, int count) {
     return count == LANES ? _mm256_loadu_si256((const __m256i *)from) : _mm256_maskz_loadu_epi16(lanes(count), from);
 }
