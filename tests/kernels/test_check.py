@@ -45,8 +45,7 @@ def test_check_program_under_sanitizers(tmp_path: Path) -> None:
     reason="needs cmake, a cross compiler for 64-bit Arm and qemu (see `make check-arm`)",
 )
 def test_check_program_on_arm(tmp_path: Path) -> None:
-    """On a processor without half-precision arithmetic and on one with it: one problem in sixteen, which are all done by
-    `make check-arm`."""
+    """On a processor without half-precision arithmetic and on one with it; `make check-arm` does all problems."""
     build(tmp_path, f"-DCMAKE_TOOLCHAIN_FILE={TOOLCHAIN}", "-DCOPPICE_CHECK_THIN=16")
     for processor, isa in (("cortex-a53", "neon"), ("max", "neon_fp16")):
         printed = run(["ctest", "--test-dir", str(tmp_path), "--verbose", "--no-tests=error"], QEMU_CPU=processor)
