@@ -1,4 +1,5 @@
-/* check [SHAPES.csv]: every variant that this machine can run, against fp64, on edge, random and real shapes.
+/* check [SHAPES.csv [THIN]]: every variant that this machine can run, against fp64, on edge, random and real shapes; of
+ * all these problems one in THIN, for machines that are emulated.
  *
  * Inputs end where their allocation ends, so the address sanitizer sees a read too many; outputs stand between guards,
  * so a write too many is seen without it. Prints one line a failure, then a summary; exit status 1 after a failure. */
@@ -7,7 +8,7 @@
 
 enum { most_printed = 20 };
 
-static int expectations, failures;
+static int expectations, failures, thin = 1;
 
 void expect(int holds, const char *what, const char *where) {
     expectations++;
@@ -20,6 +21,15 @@ void expect_status(int64_t got, int32_t expected, const char *what) {
     snprintf(where, sizeof where, "%s: expected \"%s\", got \"%s\"", what, coppice_status_text(expected),
              coppice_status_text((int32_t)got));
     expect(got == expected, "status", where);
+}
+
+int rounds(int whole) {
+    return (whole + thin - 1) / thin;
+}
+
+int taken(void) {
+    static int count;
+    return count++ % thin == 0;
 }
 
 /* --- material ------------------------------------------------------------------------------------------------------
@@ -372,6 +382,11 @@ static void check_dispatch(void) {
 }
 
 int main(int count, char **arguments) {
+    thin = count > 2 ? atoi(arguments[2]) : 1;
+    if (thin < 1) {
+        printf("check: THIN is %s, not a number from 1 on\n", arguments[2]);
+        return 2;
+    }
     check_dispatch();
     check_matmul(count > 1 ? arguments[1] : NULL);
     check_pool();

@@ -16,6 +16,10 @@ enum { guard = 24 };
 void expect(int holds, const char *what, const char *where);
 void expect_status(int64_t got, int32_t expected, const char *what);
 
+/* What is left of so many rounds where the check is thinned, and whether to do the next of some problems. */
+int rounds(int whole);
+int taken(void);
+
 uint32_t random_bits(void);
 int64_t random_below(int64_t limit);
 

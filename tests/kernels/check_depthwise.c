@@ -83,7 +83,7 @@ static void check_problem(const coppice_window *w, int32_t type, int32_t activat
 }
 
 static void check_random(void) {
-    for (int round = 0; round < 1500; round++) {
+    for (int round = 0; round < rounds(1500); round++) {
         const coppice_window w = random_window();
         check_problem(&w, (int32_t)random_below(3), (int32_t)random_below(5), round % 8 == 0);
     }

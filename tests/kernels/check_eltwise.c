@@ -59,7 +59,7 @@ static void free_trial(trial *t) {
 }
 
 static void check_random(void) {
-    for (int round = 0; round < 1500; round++) {
+    for (int round = 0; round < rounds(1500); round++) {
         const int alike = random_below(2) == 0;
         const int32_t first = (int32_t)random_below(3), second = (int32_t)random_below(3);
         const int32_t types[] = {first, alike ? first : second, alike ? first : (int32_t)random_below(3)};

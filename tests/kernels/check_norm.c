@@ -80,7 +80,7 @@ static void free_trial(trial *t) {
 }
 
 static void check_random(void) {
-    for (int round = 0; round < 1200; round++) {
+    for (int round = 0; round < rounds(1200); round++) {
         const int32_t kind = (int32_t)random_below(2), type = (int32_t)random_below(3);
         const int32_t token_rows = (int32_t)random_below(2);
         const int64_t channels = random_below(round % 2 ? 20 : 200), tokens = random_below(150);

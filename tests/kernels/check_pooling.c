@@ -62,7 +62,7 @@ static void free_trial(trial *t) {
 
 /* Every fourth is over the whole of x, or of its rows. */
 static void check_random(void) {
-    for (int round = 0; round < 1500; round++) {
+    for (int round = 0; round < rounds(1500); round++) {
         coppice_window w = random_window();
         if (round % 4 == 0 && w.width)
             w.kernel_x = w.width + random_below(3), w.dilation_x = 1, w.out_width = 1, w.pad_x = random_below(3);

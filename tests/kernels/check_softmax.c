@@ -68,7 +68,7 @@ static void free_trial(trial *t) {
 /* special 1: nothing but -inf. */
 static void check_random(void) {
     static const float scales[] = {1, 0.125f, -0.3f, 3, 0};
-    for (int round = 0; round < 900; round++) {
+    for (int round = 0; round < rounds(900); round++) {
         const int32_t type = (int32_t)random_below(3), special = round % 5 ? 0 : 1 + (int32_t)random_below(4);
         const int64_t rows = random_below(12), pixels = random_below(200);
         const float scale = scales[random_below(5)];

@@ -158,7 +158,7 @@ static void check_edges(void) {
 }
 
 static void check_random(void) {
-    for (int round = 0; round < 900; round++)
+    for (int round = 0; round < rounds(900); round++)
         check_problem((problem){.rows = random_below(40),
                                 .cols = random_below(round % 16 ? 100 : 700),
                                 .pixels = random_below(round % 8 ? 260 : 900),
@@ -170,7 +170,7 @@ static void check_random(void) {
 }
 
 static void check_windows(void) {
-    for (int round = 0; round < 800; round++) {
+    for (int round = 0; round < rounds(800); round++) {
         const coppice_window w = random_window();
         check_problem((problem){.rows = random_below(24),
                                 .slab = 1 + random_below(60),

@@ -34,7 +34,8 @@ def build(folder: Path, *options: str) -> None:
     reason="needs cmake and a C compiler",
 )
 def test_check_program_under_sanitizers(tmp_path: Path) -> None:
-    build(tmp_path, "-DCOPPICE_SANITIZE=ON", "-DCOPPICE_EMULATE_FP16=ON")
+    """One problem in four; `make check-c` does them all."""
+    build(tmp_path, "-DCOPPICE_SANITIZE=ON", "-DCOPPICE_EMULATE_FP16=ON", "-DCOPPICE_CHECK_THIN=4")
     run(["ctest", "--test-dir", str(tmp_path), "--output-on-failure", "--no-tests=error"])
 
 
@@ -44,8 +45,8 @@ def test_check_program_under_sanitizers(tmp_path: Path) -> None:
     reason="needs cmake, a cross compiler for 64-bit Arm and qemu (see `make check-arm`)",
 )
 def test_check_program_on_arm(tmp_path: Path) -> None:
-    """On a processor without half-precision arithmetic and on one with it."""
-    build(tmp_path, f"-DCMAKE_TOOLCHAIN_FILE={TOOLCHAIN}")
+    """On a processor without half-precision arithmetic and on one with it; `make check-arm` does all problems."""
+    build(tmp_path, f"-DCMAKE_TOOLCHAIN_FILE={TOOLCHAIN}", "-DCOPPICE_CHECK_THIN=16")
     for processor, isa in (("cortex-a53", "neon"), ("max", "neon_fp16")):
         printed = run(["ctest", "--test-dir", str(tmp_path), "--verbose", "--no-tests=error"], QEMU_CPU=processor)
         assert f"0 failed, up to {isa}\n" in printed
