@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coppice.kernels._activations import Activation, activation_of
@@ -150,6 +150,8 @@ def _bind_c(variant: Variant, job: Job, pool: Pool | None) -> Callable[[], None]
 def _bind_numba(job: Job) -> Callable[[], None]:
     from coppice.kernels.numba.matmul import run
 
+    if not job.weight.slab:
+        job = replace(job, weight=Weight.sparse(job.weight, type=job.weight.type))
     return lambda: run(job)
 
 

@@ -18,6 +18,7 @@ static const char *const isa_names[] = {
 #if COPPICE_X86
     [COPPICE_AVX2] = "avx2",
     [COPPICE_AVX512] = "avx512",
+    [COPPICE_AVX512_VNNI] = "avx512_vnni",
 #elif COPPICE_ARM
     [COPPICE_NEON] = "neon",
     [COPPICE_NEON_FP16] = "neon_fp16",
@@ -48,7 +49,10 @@ static int detect(void) {
     if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(ebx & bit_AVX2) || (saved & ymm_saved) != ymm_saved)
         return COPPICE_GENERIC;
     const unsigned avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
-    return (ebx & avx512) == avx512 && (saved & zmm_saved) == zmm_saved ? COPPICE_AVX512 : COPPICE_AVX2;
+    const unsigned vnni = bit_AVX512VNNI | bit_AVX512VBMI | bit_AVX512VBMI2;
+    if ((ebx & avx512) != avx512 || (saved & zmm_saved) != zmm_saved)
+        return COPPICE_AVX2;
+    return (ecx & vnni) == vnni ? COPPICE_AVX512_VNNI : COPPICE_AVX512;
 }
 
 #elif COPPICE_ARM
@@ -250,6 +254,8 @@ const char *coppice_status_text(int32_t status) {
         return "there is no such kind of normalisation or pooling";
     case COPPICE_EPSILON:
         return "epsilon is negative, infinite or NaN";
+    case COPPICE_LANES:
+        return "two rows of a window have the same lane, or one has none";
     default:
         return "unknown status";
     }

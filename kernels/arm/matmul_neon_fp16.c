@@ -1,6 +1,8 @@
 /* matmul for NEON with FEAT_FP16: fp16 arithmetic where the caller allows it, all else as without. */
 #include "neon_fp16.h"
 
+#include "../layouts.h"
+
 #define HALF_PANEL_VECTORS(height) 12
 #define HALF_TILE_VECTORS(height)  ((height) == 1 ? 12 : 6)
 /* clang-format off */
@@ -14,7 +16,8 @@
 #include "../vector/matmul_f16.h"
 
 void coppice_matmul_neon_fp16(const coppice_matmul_args *args) {
-    if (args->arithmetic == COPPICE_F16 && args->type == COPPICE_F16 && args->weight.type == COPPICE_F16)
+    const int halves = args->type == COPPICE_F16 && args->weight.type == COPPICE_F16;
+    if (args->arithmetic == COPPICE_F16 && halves && !coppice_is_packed(args->weight.layout))
         matmul_halves(args);
     else
         coppice_matmul_neon(args);

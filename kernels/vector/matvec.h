@@ -22,12 +22,6 @@ static const float *narrow_x(const coppice_matmul_args *args, float *room) {
     return room;
 }
 
-ALWAYS_INLINE vector values_at(const int type, const void *values, size_t index, int count) {
-    if (type == COPPICE_I8)
-        return load_i8((const int8_t *)values + index, count);
-    return load_as(type, values, (int64_t)index, count);
-}
-
 /* Sums of one band of `height` rows over one slab, added to sums[pixels][height]. */
 ALWAYS_INLINE void add_band(const int height, const int pixels, const int type, const coppice_weight *weight,
                             int64_t slab, int64_t band, const float *x, float *sums) {
