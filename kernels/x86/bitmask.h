@@ -7,10 +7,11 @@
 
 enum { bitmask_rows = 4, bitmask_block = 64 /* rows whose y is written at once */ };
 
-/* Values from `index` on. Sixteen are read, or `count` where fewer are left of the array. The expansion takes them from
- * a register: on Zen 4 it takes more than twice as long from memory. */
-ALWAYS_INLINE vector bitmask_values(const int type, const int last, const void *values, size_t index, int count) {
-    return in_register(values_at(type, values, index, last ? count : LANES));
+/* The values of sixteen columns: `value` expanded to where `mask` has bits, zeros elsewhere. In place: the intrinsic takes
+ * another register, and Zen 4 waits for what is in it, which doubles the time of the kernel. */
+ALWAYS_INLINE vector expand(vector value, __mmask16 mask) {
+    __asm__("vexpandps %0, %0 %{%1%} %{z%}" : "+v"(value) : "Yk"(mask));
+    return value;
 }
 
 /* sums[pixels][bitmask_block] of `rows` rows from `row` on; `last`: behind their entries there may be no vector more. */
@@ -39,8 +40,7 @@ ALWAYS_INLINE void add_bitmask_rows(const int rows, const int last, const int ty
             for (int r = 0; r < rows; r++) {
                 const __mmask16 own = (__mmask16)(mask[r] >> (part * LANES));
                 const int count = __builtin_popcount(own);
-                const vector value =
-                    _mm512_maskz_expand_ps(own, bitmask_values(type, last, values, at[r], count));
+                const vector value = expand(values_at(type, values, at[r], last ? count : LANES), own);
                 at[r] += (size_t)count;
                 for (int pixel = 0; pixel < pixels; pixel++)
                     sum[r][pixel] = _mm512_mask3_fmadd_ps(value, held[pixel], sum[r][pixel], own);

@@ -7,9 +7,23 @@
 
 enum { byte_rows = 4, byte_block = 64 /* rows whose y is written at once */ };
 
-ALWAYS_INLINE __m512i bytes_at(const int last, const int8_t *values, int count) {
-    const __mmask64 held = count < mask_columns ? ((uint64_t)1 << count) - 1 : ~(uint64_t)0;
-    return bytes_in_register(last ? _mm512_maskz_loadu_epi8(held, values) : _mm512_loadu_si512(values));
+/* The bytes of 64 columns: `value` expanded to where `mask` has bits, zeros elsewhere. In place: see bitmask.h. */
+ALWAYS_INLINE __m512i expand_bytes(__m512i value, __mmask64 mask) {
+    __asm__("vpexpandb %0, %0 %{%1%} %{z%}" : "+v"(value) : "Yk"(mask));
+    return value;
+}
+
+ALWAYS_INLINE __mmask64 first_bytes(size_t count) {
+    return count < mask_columns ? ((uint64_t)1 << count) - 1 : ~(uint64_t)0;
+}
+
+/* 128 times the sums of `count` values side by side: what the 128 of x adds to a row. */
+static inline __m512i shifted_by(const int8_t *values, size_t count) {
+    __m512i sum = _mm512_setzero_si512();
+    for (size_t i = 0; i < count; i += mask_columns)
+        sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8((char)128),
+                                  _mm512_maskz_loadu_epi8(first_bytes(count - i), values + i));
+    return sum;
 }
 
 /* sums[pixels][byte_block] of `rows` rows from `row` on; `last`: behind their entries there may be no vector more. */
@@ -18,7 +32,6 @@ ALWAYS_INLINE void add_byte_rows(const int rows, const int last, const int pixel
     const int64_t words = coppice_mask_words(weight);
     const uint64_t *masks = weight->masks + row * words;
     const int8_t *values[byte_rows];
-    const __m512i shift = _mm512_set1_epi8((char)128);
     for (int r = 0; r < rows; r++) {
         values[r] = (const int8_t *)weight->values + weight->starts[row + r];
         for (int pixel = 0; pixel < pixels; pixel++)
@@ -26,9 +39,10 @@ ALWAYS_INLINE void add_byte_rows(const int rows, const int last, const int pixel
     }
     for (int64_t first = 0, stop; first < words; first = stop) {
         stop = words - first < bytes_steps ? words : first + bytes_steps;
-        __m512i sum[byte_rows][most_few_pixels], shifted[byte_rows];
+        __m512i sum[byte_rows][most_few_pixels];
+        const int8_t *begin[byte_rows];
         for (int r = 0; r < rows; r++) {
-            shifted[r] = _mm512_setzero_si512();
+            begin[r] = values[r];
             for (int pixel = 0; pixel < pixels; pixel++)
                 sum[r][pixel] = _mm512_setzero_si512();
         }
@@ -39,19 +53,22 @@ ALWAYS_INLINE void add_byte_rows(const int rows, const int last, const int pixel
             COPPICE_UNROLL
             for (int r = 0; r < rows; r++) {
                 const uint64_t mask = masks[r * words + word];
-                const int count = __builtin_popcountll(mask);
-                const __m512i value = _mm512_maskz_expand_epi8(mask, bytes_at(last, values[r], count));
+                const size_t count = (size_t)__builtin_popcountll(mask);
+                const __m512i packed =
+                    last ? _mm512_maskz_loadu_epi8(first_bytes(count), values[r]) : _mm512_loadu_si512(values[r]);
+                const __m512i value = expand_bytes(packed, mask);
                 values[r] += count;
-                shifted[r] = _mm512_dpbusd_epi32(shifted[r], shift, value);
                 for (int pixel = 0; pixel < pixels; pixel++)
                     sum[r][pixel] = _mm512_dpbusd_epi32(sum[r][pixel], held[pixel], value);
             }
         }
-        for (int r = 0; r < rows; r++)
+        for (int r = 0; r < rows; r++) {
+            const __m512i shifted = shifted_by(begin[r], (size_t)(values[r] - begin[r]));
             for (int pixel = 0; pixel < pixels; pixel++) {
-                const vector part = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum[r][pixel], shifted[r]));
+                const vector part = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum[r][pixel], shifted));
                 sums[pixel * byte_block + r] += sum_lanes(part);
             }
+        }
     }
     for (int r = 0; r < rows; r++)
         for (int pixel = 0; pixel < pixels; pixel++)

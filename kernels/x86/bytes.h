@@ -58,10 +58,4 @@ ALWAYS_INLINE vector of_bytes(const byte_x *x, int pixel, vector sums) {
     return multiply(multiply(sums, broadcast(x->factor[pixel])), broadcast(x->unit[pixel]));
 }
 
-/* The same vector, in a register: see in_register. */
-static inline __m512i bytes_in_register(__m512i value) {
-    __asm__("" : "+v"(value));
-    return value;
-}
-
 #endif
