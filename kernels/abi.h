@@ -123,13 +123,13 @@ typedef struct coppice_work {
  *                    multiple of group. Entry i of a row is one of the kept * 16 / group in columns 16 * c up to
  *                    16 * c + 15, c = i * group / (kept * 16). Lane l of band b is row 16 * b + l
  *
- *     positions[bands][ceil(n / 8)][16]  with n = cols / group * kept: bits 4 * (i % 8) and the next three of word i / 8
- *                                        of a lane are the column of its entry i, minus 16 * c
+ *     positions[bands][ceil(n / 8)][16]  n = cols / group * kept; of a lane, the four bits from 4 * (i % 8) on of word
+ *                                        i / 8 are the column of its entry i, less 16 * c
  *     values[bands][n][16]               entries is bands * n
  *
- *   COPPICE_SELL     height 16, of bytes alone, sliced ELLPACK with a moving window: an entry holds four values for each
- *                    lane of its band, in columns no further apart than an offset reaches. A value of zero fills up and
- *                    is no entry of the matrix; the columns of the others rise strictly along a lane
+ *   COPPICE_SELL     height 16, bytes alone: sliced ELLPACK with a moving window. An entry has four values of each lane
+ *                    of its band, in columns that an offset reaches. A value of zero fills up and is no entry of the
+ *                    matrix; the columns of the others rise strictly along a lane
  *
  *     starts[bands + 1]       entries of band b are starts[b] up to starts[b + 1]
  *     columns[entries]        of offset zero, divided by 64
@@ -138,8 +138,8 @@ typedef struct coppice_work {
  *     lanes[rows]             row r is lane lanes[r] of the four bands from 4 * (r / 64) on (of fewer, behind the last
  *                             one), counted through: rows with as many entries may so share a band; NULL: r % 64
  *
- * rows, cols in 0 .. 2^31 - 1, cols of COPPICE_SELL up to 2^22; slab in 1 .. 65536; entries in 0 .. 2^32 - 1; group 2, 4,
- * 8 or 16; kept in 1 .. group - 1. */
+ * rows, cols in 0 .. 2^31 - 1, cols of COPPICE_SELL up to 2^22; slab in 1 .. 65536; entries in 0 .. 2^32 - 1; group 2,
+ * 4, 8 or 16; kept in 1 .. group - 1. */
 typedef struct coppice_weight {
     int32_t layout; /* coppice_layout */
     int32_t type;   /* coppice_type */

@@ -188,7 +188,8 @@ static int unpack_sell(const coppice_weight *weight, int64_t row, int64_t first,
     int count = 0;
     for (; *cursor < slots; ++*cursor) {
         const size_t entry = weight->starts[band] + (size_t)(*cursor / sell_quad);
-        const size_t place = (entry * band_lanes + (size_t)(lane % band_lanes)) * sell_quad + (size_t)(*cursor % sell_quad);
+        const size_t place =
+            (entry * band_lanes + (size_t)(lane % band_lanes)) * sell_quad + (size_t)(*cursor % sell_quad);
         const int8_t value = ((const int8_t *)weight->values)[place];
         if (value == 0)
             continue;

@@ -6,14 +6,14 @@
 
 enum {
     mask_columns = 64,
-    chunk_columns = 16,  /* of COPPICE_N_OF_M: what a position counts in */
-    word_positions = 8,  /* in a word of 32 bits */
+    chunk_columns = 16, /* of COPPICE_N_OF_M: what a position counts in */
+    word_positions = 8, /* in a word of 32 bits */
     band_lanes = 16,
     sell_quad = 4,       /* values of a lane in an entry of COPPICE_SELL */
     sell_unit = 64,      /* what its columns are divided by */
     sell_window = 256,   /* columns that an offset reaches */
     window_rows = 64,    /* rows that lanes[] sorts among themselves */
-    filled_columns = 64,    /* x of few pixels is filled up to a multiple, and then by a window */
+    filled_columns = 64, /* x of few pixels is filled up to a multiple, and then by a window */
     unpacked_slab = 256, /* columns that are unpacked at a time: a multiple of all the above */
     unpacked_rows = 256,
 };

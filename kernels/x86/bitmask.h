@@ -1,5 +1,5 @@
-/* matmul of COPPICE_BITMASK for few pixels, AVX-512: values side by side in memory are loaded as a vector and expanded to
- * the columns that their mask says. Rows that are multiplied together share the loads of x. */
+/* matmul of COPPICE_BITMASK for few pixels, AVX-512: values side by side in memory are loaded as a vector and expanded
+ * to the columns that their mask says. Rows that are multiplied together share the loads of x. */
 #ifndef COPPICE_X86_BITMASK_H
 #define COPPICE_X86_BITMASK_H
 
@@ -7,14 +7,15 @@
 
 enum { bitmask_rows = 4, bitmask_block = 64 /* rows whose y is written at once */ };
 
-/* The values of sixteen columns: `value` expanded to where `mask` has bits, zeros elsewhere. In place: the intrinsic takes
- * another register, and Zen 4 waits for what is in it, which doubles the time of the kernel. */
+/* The values of sixteen columns: `value` expanded to where `mask` has bits, zeros elsewhere. In place: the intrinsic
+ * takes another register, and Zen 4 waits for what is in it, which doubles the time of the kernel. */
 ALWAYS_INLINE vector expand(vector value, __mmask16 mask) {
     __asm__("vexpandps %0, %0 %{%1%} %{z%}" : "+v"(value) : "Yk"(mask));
     return value;
 }
 
-/* sums[pixels][bitmask_block] of `rows` rows from `row` on; `last`: behind their entries there may be no vector more. */
+/* sums[pixels][bitmask_block] of `rows` rows from `row` on; `last`: behind their entries there may be no vector more.
+ */
 ALWAYS_INLINE void add_bitmask_rows(const int rows, const int last, const int type, const int pixels,
                                     const coppice_weight *weight, int64_t row, const float *x, float *sums) {
     const int64_t words = coppice_mask_words(weight), width = coppice_few_width(weight);

@@ -1,5 +1,5 @@
-/* matmul of COPPICE_BITMASK for few pixels in integers, AVX-512 with VBMI2 and VNNI: as bitmask.h does it, 64 columns at
- * a time. */
+/* matmul of COPPICE_BITMASK for few pixels in integers, AVX-512 with VBMI2 and VNNI: as bitmask.h does it, 64 columns
+ * at a time. */
 #ifndef COPPICE_X86_BITMASK_BYTES_H
 #define COPPICE_X86_BITMASK_BYTES_H
 

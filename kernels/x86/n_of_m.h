@@ -22,7 +22,7 @@ ALWAYS_INLINE void add_n_of_m_band(const int chunk, const int type, const int pi
 #define ADD_ENTRY(entry, step)                                                                                         \
     do {                                                                                                               \
         const int64_t column = (entry) / (chunk ? chunk : any_chunk) * chunk_columns;                                  \
-        const __m512i position = _mm512_srli_epi32(word, 4u * (unsigned)(step));                                            \
+        const __m512i position = _mm512_srli_epi32(word, 4u * (unsigned)(step));                                       \
         const vector value = values_at(type, weight->values, first + (size_t)(entry) * band_lanes, LANES);             \
         for (int pixel = 0; pixel < pixels; pixel++) {                                                                 \
             const vector picked = _mm512_permutexvar_ps(position, load(x + pixel * width + column));                   \
@@ -45,8 +45,7 @@ ALWAYS_INLINE void add_n_of_m_band(const int chunk, const int type, const int pi
     }
 #undef ADD_ENTRY
     for (int pixel = 0; pixel < pixels; pixel++)
-        store(sums + pixel * n_of_m_block,
-              add(add(sum[0][pixel], sum[1][pixel]), add(sum[2][pixel], sum[3][pixel])));
+        store(sums + pixel * n_of_m_block, add(add(sum[0][pixel], sum[1][pixel]), add(sum[2][pixel], sum[3][pixel])));
 }
 
 ALWAYS_INLINE void n_of_m_part(const int type, const int pixels, const coppice_matmul_args *args, int64_t first,

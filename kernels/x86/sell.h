@@ -1,6 +1,6 @@
-/* matmul of COPPICE_SELL for few pixels in integers, AVX-512 with VBMI and VNNI. The offsets of an entry pick their bytes
- * of x out of a window of 256 columns, which is four registers; four neighbouring products are added into the sum of
- * their row. */
+/* matmul of COPPICE_SELL for few pixels in integers, AVX-512 with VBMI and VNNI. The offsets of an entry pick their
+ * bytes of x out of a window of 256 columns, which is four registers; four neighbouring products are added into the sum
+ * of their row. */
 #ifndef COPPICE_X86_SELL_H
 #define COPPICE_X86_SELL_H
 

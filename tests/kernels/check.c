@@ -322,6 +322,7 @@ static void check_dispatch(void) {
 
 int main(int count, char **arguments) {
     check_dispatch();
+    check_layouts();
     check_matmul(count > 1 ? arguments[1] : NULL);
     check_pool();
     check_depthwise();

@@ -51,6 +51,8 @@ typedef struct problem {
     int64_t rows, cols, pixels, slab; /* cols and pixels are of the window where there is one */
     double density;
     int64_t height; /* of the bands; 0: dense, in bands of 4, 8 or 16 */
+    int32_t packed; /* a layout for few pixels in its place, or 0 */
+    int32_t kept, group;
     int32_t weight_type, type, activation, arithmetic;
     int special; /* some infinities and NaN in x */
     const coppice_window *window;
@@ -59,7 +61,7 @@ typedef struct problem {
 /* A problem made concrete: arguments and output. */
 typedef struct trial {
     coppice_matmul_args args;
-    coppice_weight lists;
+    coppice_weight lists, packed;
     char *x, *residual;
     float *bias;
     int64_t x_offset;
@@ -84,6 +86,18 @@ static double f16_error(const coppice_matmul_args *args, double count, double ma
     return fmin(count, 128) * ldexp(1, -10) * magnitude + count * ldexp(1, -24);
 }
 
+/* How far integers may be off: x is rounded to 127ths of its greatest magnitude. */
+static double i8_error(const coppice_matmul_args *args, int64_t pixel, double count, double values, double magnitude) {
+    if (args->arithmetic != COPPICE_I8 || args->weight.type != COPPICE_I8)
+        return 0;
+    double greatest = 0;
+    for (int64_t column = 0; column < args->weight.cols; column++)
+        greatest = fmax(greatest, fabs(x_at(args, column, pixel)));
+    if (isinf(greatest))
+        return 0;
+    return greatest / 254 * values + (count + 3) * ldexp(1, -24) * magnitude;
+}
+
 /* The value in fp64. Of n products, the scale, the bias and the residual, each of the n + 3 roundings errs by at most
  * half an epsilon of the sum of magnitudes; the bound is twice that. */
 static double reference(const trial *t, int64_t row, int64_t pixel, double *bound) {
@@ -94,7 +108,8 @@ static double reference(const trial *t, int64_t row, int64_t pixel, double *boun
     const double bias = args->bias ? (double)args->bias[row] : 0;
     const double residual = args->residual ? get(args->type, args->residual, row * args->residual_stride + pixel) : 0;
     const double scale = weight->scales ? (double)weight->scales[row] : 1;
-    double sum = bias + residual, magnitude = fabs(bias) + fabs(residual), products = 0, terms = 3;
+    double sum = bias + residual, magnitude = fabs(bias) + fabs(residual), products = 0, values = 0;
+    double terms = 3;
     for (int64_t slab = 0; slab < slabs; slab++) {
         const uint32_t *starts = weight->starts + slab * bands + band;
         for (uint32_t entry = starts[0]; entry < starts[1]; entry++, terms++) {
@@ -102,10 +117,12 @@ static double reference(const trial *t, int64_t row, int64_t pixel, double *boun
             const double product = scale * value * x_at(args, slab * weight->slab + weight->columns[entry], pixel);
             sum += product;
             products += fabs(product);
+            values += fabs(value);
         }
     }
-    const double off =
-        terms * (double)FLT_EPSILON * (magnitude + products) + scale * f16_error(args, terms - 3, products / scale);
+    const double given_up =
+        f16_error(args, terms - 3, products / scale) + i8_error(args, pixel, terms - 3, values, products / scale);
+    const double off = terms * (double)FLT_EPSILON * (magnitude + products) + scale * given_up;
     return finished(args->activation, args->lower, args->upper, args->type, sum, off, bound);
 }
 
@@ -136,8 +153,13 @@ static trial make_trial(problem p) {
                                .cols = p.cols,
                                .slab = p.slab,
                                .height = p.height ? p.height : (int64_t)4 << random_below(3)};
-    t.lists = random_weight(t.lists, p.density);
-    t.args = (coppice_matmul_args){.weight = without_lists(t.lists),
+    if (p.packed) {
+        t.lists.layout = p.packed, t.lists.kept = p.kept, t.lists.group = p.group;
+        t.packed = random_packed(t.lists, p.density, &t.lists);
+    } else {
+        t.lists = random_weight(t.lists, p.density);
+    }
+    t.args = (coppice_matmul_args){.weight = p.packed ? t.packed : without_lists(t.lists),
                                    .type = p.type,
                                    .activation = p.activation,
                                    .arithmetic = p.arithmetic,
@@ -167,6 +189,7 @@ static trial make_trial(problem p) {
 
 static void free_trial(trial *t) {
     free_weight(&t->lists);
+    free_packed(&t->packed);
     free(t->args.work.scratch);
     free(t->x - (size_t)t->x_offset * size_of(t->args.type));
     free(t->residual - size_of(t->args.type));
@@ -178,7 +201,7 @@ static void free_trial(trial *t) {
 static void check_code(trial *t, const char *what) {
     coppice_weight *weight = &t->args.weight;
     const int64_t bytes = coppice_code_bytes(weight);
-    if (bytes == COPPICE_ISA_MISSING || weight->height != 1)
+    if (bytes == COPPICE_ISA_MISSING || weight->layout != COPPICE_SPARSE || weight->height != 1)
         return;
     expect(bytes > 0, "no size of code", what);
     void *code = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -319,17 +342,23 @@ static void check_f16_count(void) {
     uint16_t *ones = allocate(many * pixels * sizeof *ones), y[pixels];
     for (int64_t i = 0; i < many * pixels; i++)
         ones[i] = half_bits(COPPICE_F16, 1);
-    coppice_matmul_args args = {
-        .weight = {COPPICE_DENSE, COPPICE_F16, 1, many, 65536, 4, many, NULL, NULL, ones, NULL, NULL},
-        .type = COPPICE_F16,
-        .arithmetic = COPPICE_F16,
-        .pixels = pixels,
-        .x = ones,
-        .x_stride = pixels,
-        .y = y,
-        .y_stride = pixels,
-        .lower = -INFINITY,
-        .upper = INFINITY};
+    coppice_matmul_args args = {.weight = {.layout = COPPICE_DENSE,
+                                           .type = COPPICE_F16,
+                                           .rows = 1,
+                                           .cols = many,
+                                           .slab = 65536,
+                                           .height = 4,
+                                           .entries = many,
+                                           .values = ones},
+                                .type = COPPICE_F16,
+                                .arithmetic = COPPICE_F16,
+                                .pixels = pixels,
+                                .x = ones,
+                                .x_stride = pixels,
+                                .y = y,
+                                .y_stride = pixels,
+                                .lower = -INFINITY,
+                                .upper = INFINITY};
     give_scratch(&args.work, coppice_matmul_scratch(&args));
     coppice_variant variant;
     for (int32_t index = 0; coppice_variant_info(index, &variant) == COPPICE_OK; index++) {
@@ -354,7 +383,16 @@ static void check_types(void) {
         const uint16_t one = half_bits(type, 1);
         const uint32_t starts[] = {0, 1};
         const uint16_t column = 0;
-        coppice_matmul_args args = {.weight = {COPPICE_SPARSE, type, 1, 1, 1, 1, 1, starts, &column, &one, NULL, NULL},
+        coppice_matmul_args args = {.weight = {.layout = COPPICE_SPARSE,
+                                               .type = type,
+                                               .rows = 1,
+                                               .cols = 1,
+                                               .slab = 1,
+                                               .height = 1,
+                                               .entries = 1,
+                                               .starts = starts,
+                                               .columns = &column,
+                                               .values = &one},
                                     .type = type,
                                     .pixels = halves,
                                     .x = x,
@@ -393,6 +431,114 @@ static void check_types(void) {
         free(args.work.scratch);
     }
     free(x), free(y), free(bias);
+}
+
+static problem random_packed_problem(void) {
+    static const int32_t groups[] = {2, 4, 8, 16};
+    problem p = {.rows = random_below(150),
+                 .cols = random_below(3) ? random_below(300) : random_below(1500),
+                 .density = (double)random_below(11) / 10,
+                 .packed = COPPICE_BITMASK + (int32_t)random_below(3),
+                 .weight_type = (int32_t)random_below(4),
+                 .group = groups[random_below(4)],
+                 .type = (int32_t)random_below(3)};
+    p.kept = 1 + (int32_t)random_below(p.group - 1);
+    if (p.packed == COPPICE_SELL)
+        p.weight_type = COPPICE_I8;
+    if (p.packed == COPPICE_N_OF_M)
+        p.cols -= p.cols % p.group;
+    return p;
+}
+
+/* Few pixels, many, and windows. */
+static void check_packed(void) {
+    for (int round = 0; round < 2400; round++) {
+        problem p = random_packed_problem();
+        p.pixels = round % 3 ? random_below(6) : round % 4 ? random_below(21) : random_below(200);
+        p.activation = round % 2 ? (int32_t)random_below(5) : COPPICE_CLAMP_ONLY;
+        p.arithmetic = (int32_t)random_below(2) * COPPICE_I8;
+        p.special = p.arithmetic == COPPICE_F32 && round % 4 == 0;
+        check_problem(p);
+    }
+    for (int round = 0; round < 200; round++) {
+        const coppice_window w = random_window();
+        problem p = random_packed_problem();
+        p.window = &w;
+        if (p.packed != COPPICE_N_OF_M || w.channels * w.kernel_y * w.kernel_x % p.group == 0)
+            check_problem(p);
+    }
+}
+
+/* With NaN or infinity in a pixel, integers give NaN; what keeps to fp32 gives the sum. */
+static void check_bytes_special(void) {
+    for (int round = 0; round < 200; round++) {
+        trial t = make_trial((problem){.rows = 40,
+                                       .cols = 100,
+                                       .pixels = 1 + random_below(5),
+                                       .density = 0.2,
+                                       .packed = round % 2 ? COPPICE_SELL : COPPICE_BITMASK,
+                                       .weight_type = COPPICE_I8,
+                                       .special = 1});
+        t.args.arithmetic = COPPICE_I8, t.args.residual = NULL;
+        coppice_variant variant;
+        for (int32_t index = 0; coppice_variant_info(index, &variant) == COPPICE_OK; index++) {
+            if (strcmp(variant.primitive, "matmul") != 0 || !variant.available)
+                continue;
+            expect_status(coppice_variant_run(index, &t.args), COPPICE_OK, variant.name);
+            for (int64_t row = 0; row < 40; row++)
+                for (int64_t pixel = 0; pixel < t.args.pixels; pixel++) {
+                    double bound;
+                    const double exact = reference(&t, row, pixel, &bound);
+                    const double got = get(COPPICE_F32, t.args.y, row * t.args.y_stride + pixel);
+                    expect(isnan(got) || got == exact || fabs(got - exact) <= bound, "special values", variant.name);
+                }
+        }
+        free_trial(&t);
+    }
+}
+
+/* More products than 32 bits add up at a time, all of them the greatest, and x near the least of fp32. */
+static void check_bytes_range(void) {
+    enum { cols = 200000 };
+    float *x = allocate(cols * sizeof *x), y;
+    int8_t *values = allocate(cols);
+    uint64_t masks[cols / 64];
+    const uint32_t starts[] = {0, cols};
+    memset(values, -128, cols);
+    memset(masks, 0xff, sizeof masks);
+    for (int round = 0; round < 3; round++) {
+        const float magnitude = round == 0 ? 1.0f : round == 1 ? 3e38f / 3.3e7f : 1e-38f;
+        for (int i = 0; i < cols; i++)
+            x[i] = -magnitude;
+        coppice_matmul_args args = {.weight = {.layout = COPPICE_BITMASK,
+                                               .type = COPPICE_I8,
+                                               .rows = 1,
+                                               .cols = cols,
+                                               .height = 1,
+                                               .entries = cols,
+                                               .starts = starts,
+                                               .values = values,
+                                               .masks = masks},
+                                    .arithmetic = COPPICE_I8,
+                                    .pixels = 1,
+                                    .x = x,
+                                    .x_stride = 1,
+                                    .y = &y,
+                                    .y_stride = 1,
+                                    .lower = -INFINITY,
+                                    .upper = INFINITY};
+        give_scratch(&args.work, coppice_matmul_scratch(&args));
+        const double exact = 128.0 * cols * (double)magnitude;
+        coppice_variant variant;
+        for (int32_t index = 0; coppice_variant_info(index, &variant) == COPPICE_OK; index++) {
+            if (strcmp(variant.primitive, "matmul") != 0 || !variant.available)
+                continue;
+            expect_status(coppice_variant_run(index, &args), COPPICE_OK, variant.name);
+            expect(fabs((double)y - exact) <= exact * 0.02, "sums of many bytes", variant.name);
+        }
+        free(args.work.scratch);
+    }
+    free(x), free(values);
 }
 
 /* Bands and slabs beyond the first thousand rows and columns are alike; what is left over at the end is kept. */
@@ -521,7 +667,16 @@ static void check_weights(void) {
     const uint32_t starts[] = {0, 1, 3, 3, 4}, falling[] = {0, 3, 1, 3, 4}, late[] = {1, 1, 3, 3, 4};
     const uint16_t columns[] = {2, 0, 1, 1}, repeated[] = {2, 1, 1, 1}, outside[] = {3, 0, 1, 1}, past[] = {2, 0, 1, 2};
     const float values[] = {1, 2, 3, 4};
-    const coppice_weight good = {COPPICE_SPARSE, COPPICE_F32, 2, 5, 3, 1, 4, starts, columns, values, NULL, NULL};
+    const coppice_weight good = {.layout = COPPICE_SPARSE,
+                                 .type = COPPICE_F32,
+                                 .rows = 2,
+                                 .cols = 5,
+                                 .slab = 3,
+                                 .height = 1,
+                                 .entries = 4,
+                                 .starts = starts,
+                                 .columns = columns,
+                                 .values = values};
     coppice_weight bad = good;
     expect_status(coppice_weight_validate(&good), COPPICE_OK, "good weight");
     expect_status(coppice_weight_validate(NULL), COPPICE_NULL, "no weight");
@@ -554,6 +709,9 @@ void check_matmul(const char *shapes) {
     check_f16_sums();
     check_f16_usual_error();
     check_f16_count();
+    check_packed();
+    check_bytes_special();
+    check_bytes_range();
     if (shapes)
         check_real(shapes);
 }
