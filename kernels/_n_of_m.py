@@ -93,16 +93,18 @@ def n_of_m(source: Triplets, n: int, m: int, kind: str, scales: Float | None) ->
     kept[row, column // m, column % m] = True
     many = kept.sum(axis=2) > n
     if many.any():
-        row_of, group_of = (int(index[0]) for index in np.nonzero(many))
-        fact = f"row {row_of} has {int(kept[row_of, group_of].sum())} values in columns {group_of * m} .. {group_of * m + m - 1}"
+        first, group = (int(index[0]) for index in np.nonzero(many))
+        columns = f"columns {group * m} .. {group * m + m - 1}"
+        fact = f"row {first} has {int(kept[first, group].sum())} values in {columns}"
         remedy = f"keep the {n} largest magnitudes of every {m} columns and train on, or take Weight.bitmask"
         raise KernelError(fact, place="matrix", remedy=remedy)
     place = np.sort(np.argsort(~kept, axis=2, kind="stable")[:, :, :n], axis=2)
     values = np.take_along_axis(whole, place, 2).reshape(bands, LANES, groups * n).transpose(0, 2, 1)
     position = (place + np.arange(groups)[:, None] % (CHUNK // m) * m).reshape(bands, LANES, groups * n)
-    padded = np.zeros((bands, LANES, -(-groups * n // WORD) * WORD), np.uint32)
+    count = -(-groups * n // WORD)
+    padded = np.zeros((bands, LANES, count * WORD), np.uint32)
     padded[:, :, : groups * n] = position
-    words = padded.reshape(bands, LANES, -1, WORD) << (4 * np.arange(WORD, dtype=np.uint32))
+    words = padded.reshape(bands, LANES, count, WORD) << (4 * np.arange(WORD, dtype=np.uint32))
     rows_of = np.broadcast_to((np.arange(bands) * LANES)[:, None, None] + np.arange(LANES), values.shape)
     held, scales = stored(values.reshape(-1, LANES), rows_of.reshape(-1, LANES), rows, kind, scales)
     return {
