@@ -74,10 +74,10 @@ def _fault(weight: Weight) -> Fault:
     if weight.lanes is None:
         return None
     row = np.arange(weight.rows)
-    lane = row // SORTED * SORTED + weight.lanes
+    places = row // SORTED * SORTED + weight.lanes
     if np.any(weight.lanes >= np.minimum(SORTED, weight.bands * LANES - row // SORTED * SORTED)):
         return "lanes", "a row has a lane past its window"
-    if len(np.unique(lane)) < len(lane):
+    if len(np.unique(places)) < len(places):
         return "lanes", "two rows have the same lane"
     return None
 

@@ -38,10 +38,10 @@ class Weight:
     """A matrix [rows, cols] of weights, immutable; build one with a constructor named after its layout.
 
     Dense and sparse: rows are taken ``height`` at a time as bands, columns are cut into slabs of ``slab`` columns (the
-    last may be narrower; there is always one). An entry is one column of a band, ``height`` values. Band b of slab s has
-    the entries ``starts[s * bands + b]`` up to ``starts[s * bands + b + 1]``; without ``starts`` and ``columns`` the
-    weight is dense and every column of every band has an entry. A value may be zero; what has no entry takes no part in
-    a product.
+    last may be narrower; there is always one). An entry is one column of a band, ``height`` values. Band b of slab s
+    has the entries ``starts[s * bands + b]`` up to ``starts[s * bands + b + 1]``; without ``starts`` and ``columns``
+    the weight is dense and every column of every band has an entry. A value may be zero; what has no entry takes no
+    part in a product.
 
     Bitmask, N of M and SELL are for one to four pixels; any number of pixels may be multiplied. ``abi.h`` describes
     their arrays; those of other layouts are None.

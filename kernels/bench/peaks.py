@@ -23,7 +23,7 @@ from coppice.kernels._load import load
 from coppice.kernels._variants import isa
 
 #: Bytes of a vector register, and the features that the compiler may use; others are taken for the widest.
-VECTORS = {"generic": (16, ""), "avx2": (32, "+avx2,+fma"), "avx512": (64, "+avx512f")}
+VECTORS = {"generic": (16, ""), "avx2": (32, "+avx2,+fma"), "avx512": (64, "+avx512f"), "avx512_vnni": (64, "+avx512f")}
 SUMS, LOADS = 12, 8
 #: Sizes of the arrays that are read: from well inside of the first-level cache to beyond the last one.
 SIZES = tuple(1 << bits for bits in range(13, 28))

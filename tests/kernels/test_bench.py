@@ -136,7 +136,7 @@ def test_zeros_are_as_many_as_asked_and_in_blocks(height: int) -> None:
     assert np.array_equal(matrix, Problem(Shape("test", "layer", 48, 30, 7), 0.8).matrix(height))
 
 
-@pytest.mark.parametrize("text", ["16x24x33", "20x6x9:k3s2", "20x6x8:k1", "20x6x9:k1s2", "30x40x1"])
+@pytest.mark.parametrize("text", ["16x24x33", "20x6x9:k3s2", "20x6x8:k1", "20x6x9:k1s2", "30x40x1", "70x320x1"])
 def test_every_contender_is_right_on_every_kind_of_shape(text: str) -> None:
     shape = parse_shape(text)
     assert shape is not None
@@ -175,7 +175,7 @@ def test_names_and_patterns() -> None:
     assert len(set(every)) == len(every)
     variants = [v.name for v in kernels.variants() if v.available and v.primitive == "matmul"]
     ours = [name for name in every if name.startswith("coppice/")]
-    assert len(ours) == len(variants) * 5 * 3 * 4
+    assert len(ours) == len(variants) * ((5 + 2) * 3 * 4 + 2)
     found = [row.name for row in select(["coppice/best/4x1/*", "scipy/*"], bench.BASELINE)]
     assert found[0] == bench.BASELINE
     assert len(found) == 1 + 12 + 1
