@@ -14,6 +14,7 @@
 
 #include "bitmask.h"
 #include "n_of_m.h"
+#include "sell_gather.h"
 
 /* Tiles that share a chunk's code while it is hot, so that their x stays in the first-level cache. */
 enum { code_tiles = 6, code_x_bytes = 98304 };
@@ -101,6 +102,8 @@ void coppice_matmul_avx512(const coppice_matmul_args *args) {
         matmul_bitmask(args);
     else if (layout == COPPICE_N_OF_M && is_few_packed(args))
         matmul_n_of_m(args);
+    else if (layout == COPPICE_SELL && is_few_packed(args))
+        matmul_sell_gather(args);
     else
         matmul_vectors(args);
 }

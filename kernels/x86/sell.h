@@ -5,8 +5,7 @@
 #define COPPICE_X86_SELL_H
 
 #include "bytes.h"
-
-enum { entry_bytes = band_lanes * sell_quad, sell_ahead = 16 /* entries between a use and its prefetch */ };
+#include "sell_window.h"
 
 /* x[offset] for each of 64 offsets. */
 ALWAYS_INLINE __m512i pick(const uint8_t *x, __m512i offsets) {
@@ -33,8 +32,7 @@ ALWAYS_INLINE void add_sell_band(const int pixels, const coppice_weight *weight,
             const __m512i offset = _mm512_loadu_si512(offsets + e * entry_bytes);
             const __m512i value = _mm512_loadu_si512(values + e * entry_bytes);
             const uint8_t *from = x->x + (size_t)weight->columns[e] * sell_unit;
-            _mm_prefetch((const char *)((uintptr_t)offsets + (e + sell_ahead) * entry_bytes), _MM_HINT_T0);
-            _mm_prefetch((const char *)((uintptr_t)values + (e + sell_ahead) * entry_bytes), _MM_HINT_T0);
+            prefetch_entry(weight, e);
             shifted = _mm512_dpbusd_epi32(shifted, shift, value);
             for (int pixel = 0; pixel < pixels; pixel++)
                 sum[pixel] = _mm512_dpbusd_epi32(sum[pixel], pick(from + pixel * x->stride, offset), value);
@@ -46,34 +44,19 @@ ALWAYS_INLINE void add_sell_band(const int pixels, const coppice_weight *weight,
         store(sums + pixel * window_rows, of_bytes(x, pixel, total[pixel]));
 }
 
-/* Sums of the lanes of a window in the order of its rows. */
-static inline void order_rows(const uint8_t *lanes, int64_t rows, const float *sums, float *ordered) {
-    for (int64_t row = 0; row < rows; row++)
-        ordered[row] = sums[lanes ? lanes[row] : row];
-}
-
-ALWAYS_INLINE void sell_part(const int pixels, const coppice_matmul_args *args, int64_t first, int64_t end,
-                             const byte_x *x) {
-    const coppice_weight *weight = &args->weight;
-    for (int64_t window = first; window < end; window++) {
-        float sums[most_few_pixels * window_rows] = {0}, ordered[most_few_pixels * window_rows];
-        const int64_t row = window * window_rows, left = weight->rows - row;
-        const int64_t rows = left < window_rows ? left : window_rows;
-        for (int64_t lane = 0; lane < rows; lane += band_lanes)
-            add_sell_band(pixels, weight, (row + lane) / band_lanes, x, sums + lane);
-        for (int pixel = 0; pixel < pixels; pixel++)
-            order_rows(weight->lanes ? weight->lanes + row : NULL, rows, sums + pixel * window_rows,
-                       ordered + pixel * window_rows);
-        finish_few(args, row, rows, ordered, window_rows);
+ALWAYS_INLINE void sell_part(const int pixels, const coppice_matmul_args *args, const byte_x *x) {
+    const windows own = windows_of(args);
+    for (int64_t window = own.first; window < own.end; window++) {
+        float sums[most_few_pixels * window_rows];
+        for (int64_t lane = 0; lane < rows_of_window(&args->weight, window); lane += band_lanes)
+            add_sell_band(pixels, &args->weight, (window * window_rows + lane) / band_lanes, x, sums + lane);
+        finish_window(args, window, sums);
     }
 }
 
 static void matmul_sell(const coppice_matmul_args *args) {
-    const int64_t windows = (args->weight.rows + window_rows - 1) / window_rows;
-    const int64_t share = args->work.share, shares = args->work.shares;
-    const int64_t first = windows * share / shares, end = windows * (share + 1) / shares;
     const byte_x x = bytes_of(args, aligned(args->work.scratch));
-#define CALL(type, pixels) sell_part(pixels, args, first, end, &x)
+#define CALL(type, pixels) sell_part(pixels, args, &x)
     FEW_PIXELS(CALL, COPPICE_I8)
 #undef CALL
 }
