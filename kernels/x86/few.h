@@ -14,56 +14,67 @@ static inline int is_few_packed(const coppice_matmul_args *args) {
 
 /* x in fp32, [pixels][coppice_few_width], zeros behind its columns. */
 static inline const float *few_x(const coppice_matmul_args *args, float *room) {
-    const int64_t cols = args->weight.cols, width = coppice_few_width(&args->weight);
+    const int64_t cols = args->weight.cols, width = coppice_few_width(&args->weight), stride = args->x_stride;
+    const float *singles = args->type == COPPICE_F32 ? args->x : NULL;
     for (int64_t pixel = 0; pixel < args->pixels; pixel++) {
         float *to = room + pixel * width;
-        if (args->x_stride == 1)
+        if (stride == 1)
             for (int64_t column = 0; column < cols; column += LANES) {
                 const int64_t left = cols - column;
                 store(to + column, load_as(args->type, args->x, column + pixel, left < LANES ? (int)left : LANES));
             }
         else
             for (int64_t column = 0; column < cols; column++)
-                to[column] = coppice_load(args->type, args->x, column * args->x_stride + pixel);
+                to[column] = singles ? singles[column * stride + pixel]
+                                     : coppice_load(args->type, args->x, column * stride + pixel);
         memset(to + cols, 0, (size_t)(width - cols) * sizeof *to);
     }
     return room;
 }
 
-/* y of `rows` rows from `first` on, of one pixel whose rows stand side by side. */
-static inline void finish_side_by_side(const coppice_matmul_args *args, int64_t first, int64_t rows,
-                                       const float *sums) {
-    const vector lower = broadcast(args->lower), upper = broadcast(args->upper);
-    const float *scales = args->weight.scales;
-    for (int64_t row = 0; row < rows; row += LANES) {
-        const int count = rows - row < LANES ? (int)(rows - row) : LANES;
-        const int64_t place = first + row;
-        vector z = load_part(sums + row, count);
-        if (scales)
-            z = multiply(z, load_part(scales + place, count));
-        if (args->bias)
-            z = add(z, load_part(args->bias + place, count));
-        if (args->residual)
-            z = add(z, load_as(args->type, args->residual, place, count));
-        store_as(args->type, args->y, place, count, finished(args->activation, lower, upper, z));
+/* `count` elements of a matrix of type `type`, one in each row: side by side where its stride is 1. */
+static inline vector load_rows(int32_t type, const void *data, int64_t stride, int64_t place, int count) {
+    float held[LANES] = {0};
+    if (stride == 1)
+        return load_as(type, data, place, count);
+    for (int row = 0; row < count; row++)
+        held[row] = coppice_load(type, data, place + row * stride);
+    return load(held);
+}
+
+static inline void store_rows(int32_t type, void *data, int64_t stride, int64_t place, int count, vector value) {
+    float held[LANES];
+    if (stride == 1) {
+        store_as(type, data, place, count, value);
+        return;
     }
+    store(held, value);
+    for (int row = 0; row < count; row++)
+        if (type == COPPICE_F32)
+            ((float *)data)[place + row * stride] = held[row];
+        else
+            coppice_store(type, data, place + row * stride, held[row]);
 }
 
 /* y of `rows` rows from `first` on; sums[pixels][stride] begin with the first of them. */
 static inline void finish_few(const coppice_matmul_args *args, int64_t first, int64_t rows, const float *sums,
                               int64_t stride) {
-    if (args->pixels == 1 && args->y_stride == 1 && (!args->residual || args->residual_stride == 1)) {
-        finish_side_by_side(args, first, rows, sums);
-        return;
-    }
-    for (int64_t row = first; row < first + rows; row++)
-        for (int64_t pixel = 0; pixel < args->pixels; pixel++) {
-            float z = sums[pixel * stride + row - first] * (args->weight.scales ? args->weight.scales[row] : 1.0f);
-            z += args->bias ? args->bias[row] : 0.0f;
+    const vector lower = broadcast(args->lower), upper = broadcast(args->upper);
+    const float *scales = args->weight.scales;
+    for (int64_t pixel = 0; pixel < args->pixels; pixel++)
+        for (int64_t r = 0; r < rows; r += LANES) {
+            const int count = rows - r < LANES ? (int)(rows - r) : LANES;
+            const int64_t row = first + r;
+            vector z = load_part(sums + pixel * stride + r, count);
+            if (scales)
+                z = multiply(z, load_part(scales + row, count));
+            if (args->bias)
+                z = add(z, load_part(args->bias + row, count));
             if (args->residual)
-                z += coppice_load(args->type, args->residual, row * args->residual_stride + pixel);
-            coppice_store(args->type, args->y, row * args->y_stride + pixel,
-                          coppice_activate(args->activation, args->lower, args->upper, z));
+                z = add(z, load_rows(args->type, args->residual, args->residual_stride,
+                                     row * args->residual_stride + pixel, count));
+            z = finished(args->activation, lower, upper, z);
+            store_rows(args->type, args->y, args->y_stride, row * args->y_stride + pixel, count, z);
         }
 }
 

@@ -8,42 +8,37 @@
 
 enum { n_of_m_chains = 4, n_of_m_block = 64 /* rows whose y is written at once */ };
 
-/* sums[pixels][n_of_m_block] of one band. `chunk`, the entries in sixteen columns, is a constant, or 0 for any. */
-ALWAYS_INLINE void add_n_of_m_band(const int chunk, const int type, const int pixels, const coppice_weight *weight,
-                                   int64_t band, const float *x, float *sums) {
+/* sums[pixels][n_of_m_block] of one band; `at` and `within` follow the sixteen columns and the entries in them. */
+ALWAYS_INLINE void add_n_of_m_band(const int type, const int pixels, const coppice_weight *weight, int64_t band,
+                                   const float *x, float *sums) {
     const int64_t count = coppice_row_entries(weight), words = coppice_position_words(weight);
-    const int64_t width = coppice_few_width(weight), any_chunk = coppice_chunk_entries(weight);
+    const int64_t width = coppice_few_width(weight);
+    const int chunk = coppice_chunk_entries(weight);
     const uint32_t *positions = weight->positions + band * words * band_lanes;
     const size_t first = (size_t)(band * count * band_lanes);
+    const float *at = x;
+    int within = 0;
     vector sum[n_of_m_chains][most_few_pixels];
     for (int chain = 0; chain < n_of_m_chains; chain++)
         for (int pixel = 0; pixel < pixels; pixel++)
             sum[chain][pixel] = zero();
-#define ADD_ENTRY(entry, step)                                                                                         \
-    do {                                                                                                               \
-        const int64_t column = (entry) / (chunk ? chunk : any_chunk) * chunk_columns;                                  \
-        const __m512i position = _mm512_srli_epi32(word, 4u * (unsigned)(step));                                       \
-        const vector value = values_at(type, weight->values, first + (size_t)(entry) * band_lanes, LANES);             \
-        for (int pixel = 0; pixel < pixels; pixel++) {                                                                 \
-            const vector picked = _mm512_permutexvar_ps(position, load(x + pixel * width + column));                   \
-            sum[(step) % n_of_m_chains][pixel] = multiply_add(value, picked, sum[(step) % n_of_m_chains][pixel]);      \
-        }                                                                                                              \
-    } while (0)
-    int64_t entry = 0;
-    for (; count - entry >= word_positions; entry += word_positions) {
+    for (int64_t entry = 0; entry < count; entry += word_positions) {
         const __m512i word = _mm512_loadu_si512(positions + entry / word_positions * band_lanes);
+        const int64_t left = count - entry;
         COPPICE_UNROLL
-        for (int step = 0; step < word_positions; step++)
-            ADD_ENTRY(entry + step, step);
+        for (int step = 0; step < word_positions; step++) {
+            if (left <= step)
+                break;
+            const __m512i position = _mm512_srli_epi32(word, 4u * (unsigned)step);
+            const vector value = values_at(type, weight->values, first + (size_t)(entry + step) * band_lanes, LANES);
+            for (int pixel = 0; pixel < pixels; pixel++) {
+                const vector picked = _mm512_permutexvar_ps(position, load(at + pixel * width));
+                sum[step % n_of_m_chains][pixel] = multiply_add(value, picked, sum[step % n_of_m_chains][pixel]);
+            }
+            within = within + 1 < chunk ? within + 1 : 0;
+            at += within ? 0 : chunk_columns;
+        }
     }
-    if (entry < count) {
-        const __m512i word = _mm512_loadu_si512(positions + entry / word_positions * band_lanes);
-        COPPICE_UNROLL
-        for (int step = 0; step < word_positions; step++)
-            if (entry + step < count)
-                ADD_ENTRY(entry + step, step);
-    }
-#undef ADD_ENTRY
     for (int pixel = 0; pixel < pixels; pixel++)
         store(sums + pixel * n_of_m_block, add(add(sum[0][pixel], sum[1][pixel]), add(sum[2][pixel], sum[3][pixel])));
 }
@@ -51,20 +46,12 @@ ALWAYS_INLINE void add_n_of_m_band(const int chunk, const int type, const int pi
 ALWAYS_INLINE void n_of_m_part(const int type, const int pixels, const coppice_matmul_args *args, int64_t first,
                                int64_t end, const float *x) {
     const coppice_weight *weight = &args->weight;
-    const int chunk = coppice_chunk_entries(weight);
     enum { most = n_of_m_block / band_lanes };
     float sums[most_few_pixels * n_of_m_block];
     for (int64_t band = first, bands; band < end; band += bands) {
         bands = end - band < most ? end - band : most;
-        for (int64_t b = 0; b < bands; b++) {
-            float *own = sums + b * band_lanes;
-            if (chunk == 4)
-                add_n_of_m_band(4, type, pixels, weight, band + b, x, own);
-            else if (chunk == 8)
-                add_n_of_m_band(8, type, pixels, weight, band + b, x, own);
-            else
-                add_n_of_m_band(0, type, pixels, weight, band + b, x, own);
-        }
+        for (int64_t b = 0; b < bands; b++)
+            add_n_of_m_band(type, pixels, weight, band + b, x, sums + b * band_lanes);
         const int64_t row = band * band_lanes, left = weight->rows - row;
         finish_few(args, row, left < bands * band_lanes ? left : bands * band_lanes, sums, n_of_m_block);
     }
