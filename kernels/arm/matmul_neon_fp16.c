@@ -16,8 +16,8 @@
 #include "../vector/matmul_f16.h"
 
 void coppice_matmul_neon_fp16(const coppice_matmul_args *args) {
-    const int halves = args->type == COPPICE_F16 && args->weight.type == COPPICE_F16;
-    if (args->arithmetic == COPPICE_F16 && halves && !coppice_is_packed(args->weight.layout))
+    const int both = args->type == COPPICE_F16 && args->weight.type == COPPICE_F16;
+    if (args->arithmetic == COPPICE_F16 && both && !coppice_is_packed(args->weight.layout))
         matmul_halves(args);
     else
         coppice_matmul_neon(args);

@@ -5,11 +5,28 @@
 #include "../layouts.h"
 #include "../vector/panel.h"
 
-enum { most_few_pixels = COPPICE_FEW_PIXELS };
+/* Pixels that share the loads of a weight, and those up to which going over it again is quicker than unpacking it. */
+enum { most_few_pixels = COPPICE_FEW_PIXELS, most_repeated_pixels = 16 };
 
-/* Whether x is at hand as a whole, for so few pixels that rows of weights lie along the vectors. */
+/* Whether x is taken as a whole, with rows of the weight along the vectors. */
 static inline int is_few_packed(const coppice_matmul_args *args) {
-    return args->pixels <= most_few_pixels && !args->window;
+    return args->pixels <= most_repeated_pixels && !args->window;
+}
+
+/* run() on most_few_pixels at a time. */
+static inline void repeat_few(const coppice_matmul_args *args, void run(const coppice_matmul_args *)) {
+    const size_t size = coppice_type_size(args->type);
+    coppice_matmul_args part = *args;
+    for (int64_t pixel = 0; pixel < args->pixels && args->weight.rows > 0; pixel += most_few_pixels) {
+        const int64_t left = args->pixels - pixel;
+        part.pixels = left < most_few_pixels ? left : most_few_pixels;
+        if (args->x)
+            part.x = (const char *)args->x + (size_t)pixel * size;
+        part.y = (char *)args->y + (size_t)pixel * size;
+        if (args->residual)
+            part.residual = (const char *)args->residual + (size_t)pixel * size;
+        run(&part);
+    }
 }
 
 /* x in fp32, [pixels][coppice_few_width], zeros behind its columns. */

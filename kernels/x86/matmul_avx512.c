@@ -99,11 +99,11 @@ void coppice_matmul_avx512(const coppice_matmul_args *args) {
     if (layout == COPPICE_SPARSE && args->weight.code)
         run_code(args);
     else if (layout == COPPICE_BITMASK && is_few_packed(args))
-        matmul_bitmask(args);
+        repeat_few(args, matmul_bitmask);
     else if (layout == COPPICE_N_OF_M && is_few_packed(args))
-        matmul_n_of_m(args);
+        repeat_few(args, matmul_n_of_m);
     else if (layout == COPPICE_SELL && is_few_packed(args))
-        matmul_sell_gather(args);
+        repeat_few(args, matmul_sell_gather);
     else
         matmul_vectors(args);
 }

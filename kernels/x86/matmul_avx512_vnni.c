@@ -7,9 +7,9 @@
 void coppice_matmul_avx512_vnni(const coppice_matmul_args *args) {
     const int bytes = args->arithmetic == COPPICE_I8 && args->weight.type == COPPICE_I8;
     if (bytes && args->weight.layout == COPPICE_SELL && is_few_packed(args))
-        matmul_sell(args);
+        repeat_few(args, matmul_sell);
     else if (bytes && args->weight.layout == COPPICE_BITMASK && is_few_packed(args))
-        matmul_bitmask_bytes(args);
+        repeat_few(args, matmul_bitmask_bytes);
     else
         coppice_matmul_avx512(args);
 }
