@@ -15,6 +15,7 @@ import numpy as np
 
 from coppice.kernels._call import address, type_number
 from coppice.kernels._errors import KernelError
+from coppice.kernels._format import ARRAYS
 from coppice.kernels._load import Library, load
 
 if TYPE_CHECKING:
@@ -36,13 +37,13 @@ class Code:
 
 def held_by_c(library: Library, weight: Weight, held: Any) -> None:
     """Fill ``coppice_weight`` ``held`` with bare addresses of what ``weight`` keeps alive."""
-    c = library.c
-    held.layout = c.COPPICE_DENSE if weight.starts is None else c.COPPICE_SPARSE
-    held.type = type_number(weight.type)
+    from coppice.kernels._weight import LAYOUTS
+
+    held.layout, held.type = list(LAYOUTS).index(weight.layout), type_number(weight.type)
     held.rows, held.cols, held.slab, held.height = weight.rows, weight.cols, weight.slab, weight.height
-    held.entries = weight.entries
-    held.starts, held.columns, held.values = address(weight.starts), address(weight.columns), address(weight.values)
-    held.scales = address(weight.scales)
+    held.entries, held.kept, held.group = weight.entries, weight.kept, weight.group
+    for name in ARRAYS:
+        setattr(held, name, address(getattr(weight, name)))
     held.code = library.ffi.NULL if weight.code is None else library.ffi.cast("void *", weight.code.address)
 
 

@@ -71,11 +71,9 @@ def to_scipy(weight: Weight) -> Any:
     """A ``scipy.sparse.csr_array`` float32 [rows, cols] of all stored values, zeros among them."""
     from scipy import sparse
 
-    band, column = weight.places()
-    rows = (band[:, None] * weight.height + np.arange(weight.height)).ravel()
-    columns = np.repeat(column, weight.height)
-    inside = rows < weight.rows
-    rows, columns = rows[inside], columns[inside]
+    from coppice.kernels._weight import LAYOUTS
+
+    rows, columns, _ = LAYOUTS[weight.layout].entries(weight)
     order = np.lexsort((columns, rows))
     rows, columns = rows[order], columns[order]
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(rows, minlength=weight.rows))])

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from coppice.kernels._bands import HEIGHTS, fast_slab
 from coppice.kernels._buffers import buffer, empty_like
 from coppice.kernels._convert import triplets
 from coppice.kernels._errors import KernelError
@@ -20,7 +21,7 @@ from coppice.kernels._matmul import matmul, out_shape
 from coppice.kernels._pool import Pool
 from coppice.kernels._types import Array
 from coppice.kernels._variants import isa
-from coppice.kernels._weight import HEIGHTS, Type, Weight, fast_slab
+from coppice.kernels._weight import Type, Weight
 from coppice.kernels._window import Window
 
 #: Blocks are tried where they hold at most so many values for each that is not zero.

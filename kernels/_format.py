@@ -1,8 +1,8 @@
 """Weights as bytes: a safetensors file whose metadata say what the arrays mean.
 
-Metadata: ``format`` is ``coppice.weight/1``; ``rows``, ``cols``, ``slab``, ``height`` in decimal; ``type`` of values.
-Tensors: ``values`` [entries, height], and where the weight has them ``starts``, ``columns`` and ``scales``, as `Weight`
-holds them, bfloat16 as its bits. Code is never stored: it is machine code.
+Metadata: ``format`` is ``coppice.weight/1``; ``rows``, ``cols``, ``slab``, ``height`` in decimal, and ``kept`` and
+``group`` unless they are 0; ``type`` of values. Tensors: ``values``, and those of the others that the weight has, as
+`Weight` holds them, bfloat16 as its bits; which there are tells the layout. Code is never stored: it is machine code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 FORMAT = "coppice.weight/1"
 SIZES = ("rows", "cols", "slab", "height")
-ARRAYS = ("values", "starts", "columns", "scales")
+OPTIONAL_SIZES = ("kept", "group")
+ARRAYS = ("values", "starts", "columns", "scales", "masks", "positions", "offsets", "lanes")
 _REMEDY = "write it with Weight.to_bytes() of this version"
 
 
@@ -27,7 +28,9 @@ def pack(weight: Weight) -> bytes:
     from safetensors.numpy import save
 
     arrays: dict[str, Array | None] = {name: getattr(weight, name) for name in ARRAYS}
-    facts = {"format": FORMAT, "type": weight.type} | {name: str(getattr(weight, name)) for name in SIZES}
+    sizes = {name: str(getattr(weight, name)) for name in (*SIZES, *OPTIONAL_SIZES)}
+    facts = {name: size for name, size in sizes.items() if name in SIZES or size != "0"}
+    facts |= {"format": FORMAT, "type": weight.type}
     return save({name: array for name, array in arrays.items() if array is not None}, facts)
 
 
@@ -48,11 +51,12 @@ def unpack(data: bytes) -> dict[str, Any]:
     facts = json.loads(data[8 : 8 + size]).get("__metadata__") or {}
     if facts.get("format") != FORMAT:
         raise KernelError(f"its format is {facts.get('format')!r}, not {FORMAT!r}", place="data", remedy=_REMEDY)
-    if facts.get("type") not in TYPES or not all(_is_size(facts.get(name)) for name in SIZES):
+    sizes = (*SIZES, *(name for name in OPTIONAL_SIZES if name in facts))
+    if facts.get("type") not in TYPES or not all(_is_size(facts.get(name)) for name in sizes):
         raise KernelError(f"its metadata are {facts}", place="data", remedy=_REMEDY)
     if "values" not in arrays or not set(arrays) <= set(ARRAYS):
         raise KernelError(f"its tensors are {sorted(arrays)}, not {ARRAYS}", place="data", remedy=_REMEDY)
-    return {name: int(facts[name]) for name in SIZES} | {"type": facts["type"]} | arrays
+    return {name: int(facts[name]) for name in sizes} | {"type": facts["type"]} | arrays
 
 
 def _is_size(text: Any) -> bool:

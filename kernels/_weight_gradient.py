@@ -117,6 +117,9 @@ def _sizes(weight: Weight | None, dy: Buffer, x: Buffer, window: Window | None) 
     if weight is not None and not isinstance(weight, Weight):
         remedy = "pass the Weight of the product, or None for a plain matrix"
         raise KernelError(f"it is a {type(weight).__name__}", place="weight", remedy=remedy)
+    if weight is not None and not weight.slab:
+        fact = f"its layout is {weight.layout}, whose values have an order of their own"
+        raise KernelError(fact, place="weight", remedy="train Weight.sparse(...) and convert what comes of it")
     if weight is not None and (weight.rows, weight.cols) != (rows, cols):
         fact = f"it is {weight.rows} x {weight.cols}, dy and x ask for {rows} x {cols}"
         raise KernelError(fact, place="weight", remedy=_REMEDY)

@@ -48,7 +48,8 @@ typedef enum coppice_status {
     COPPICE_CODE = -19,            /* the code was not written for this weight by this library */
     COPPICE_CHANNELS = -20,        /* a row of the result has no channel of x */
     COPPICE_KIND = -21,            /* no such kind of normalisation or pooling */
-    COPPICE_EPSILON = -22          /* epsilon is negative, infinite or NaN */
+    COPPICE_EPSILON = -22,         /* epsilon is negative, infinite or NaN */
+    COPPICE_LANES = -23            /* two rows of a window have the same lane, or one has none */
 } coppice_status;
 
 /* Instruction sets. Each architecture has its own list, in which a higher number includes the lower ones; the library
@@ -68,7 +69,13 @@ typedef enum coppice_isa {
 /* Element types: IEEE 754 binary32 and binary16, bfloat16 (the upper half of a binary32), and signed bytes. */
 typedef enum coppice_type { COPPICE_F32 = 0, COPPICE_F16 = 1, COPPICE_BF16 = 2, COPPICE_I8 = 3 } coppice_type;
 
-typedef enum coppice_layout { COPPICE_DENSE = 0, COPPICE_SPARSE = 1 } coppice_layout;
+typedef enum coppice_layout {
+    COPPICE_DENSE = 0,
+    COPPICE_SPARSE = 1,
+    COPPICE_BITMASK = 2,
+    COPPICE_N_OF_M = 3,
+    COPPICE_SELL = 4
+} coppice_layout;
 
 /* What becomes of z = weight . x + bias + residual; exp and erf are those of real numbers, their error is in docs. */
 typedef enum coppice_activation {
@@ -105,7 +112,36 @@ typedef struct coppice_work {
  *   values[entries][height]    of `type`; a value may be zero; what has no entry takes no part (0 * inf never arises)
  *   scales[rows]               the weight is value * scales[row]; NULL: all of them 1
  *
- * rows, cols in 0 .. 2^31 - 1; slab in 1 .. 65536; entries in 0 .. 2^32 - 1. */
+ * Three more layouts take less memory and are made for one to four pixels, where a product is as fast as its weight can
+ * be read. They have no slabs; pointers that are not named with a layout are not looked at.
+ *
+ *   COPPICE_BITMASK  height 1. Column c of a row has an entry where bit c % 64 of word c / 64 of its mask is set
+ *
+ *     masks[rows][ceil(cols / 64)]  no bit past the last column is set
+ *     starts[rows + 1]              entries of row r are starts[r] up to starts[r + 1], as many as its mask has bits
+ *     values[entries]
+ *
+ *   COPPICE_N_OF_M   height 16. A row has `kept` entries in each `group` of columns, in rising order; cols is a
+ *                    multiple of group. Entry i of a row is one of the kept * 16 / group in columns 16 * c up to
+ *                    16 * c + 15, c = i * group / (kept * 16). Lane l of band b is row 16 * b + l
+ *
+ *     positions[bands][ceil(n / 8)][16]  n = cols / group * kept; of a lane, the four bits from 4 * (i % 8) on of word
+ *                                        i / 8 are the column of its entry i, less 16 * c
+ *     values[bands][n][16]               entries is bands * n
+ *
+ *   COPPICE_SELL     height 16, bytes alone: sliced ELLPACK with a moving window. An entry has four values of each lane
+ *                    of its band, in columns that an offset reaches. A value of zero fills up and is no entry of the
+ *                    matrix; the columns of the others rise strictly along a lane
+ *
+ *     starts[bands + 1]       entries of band b are starts[b] up to starts[b + 1]
+ *     columns[entries]        of offset zero, divided by 64
+ *     offsets[entries][16][4] value's column minus 64 * columns[entry]
+ *     values[entries][16][4]
+ *     lanes[rows]             row r is lane lanes[r] of the four bands from 4 * (r / 64) on (of fewer, behind the last
+ *                             one), counted through: rows with as many entries may so share a band; NULL: r % 64
+ *
+ * rows, cols in 0 .. 2^31 - 1, cols of COPPICE_SELL up to 2^22; slab in 1 .. 65536; entries in 0 .. 2^32 - 1; group 2,
+ * 4, 8 or 16; kept in 1 .. group - 1. */
 typedef struct coppice_weight {
     int32_t layout; /* coppice_layout */
     int32_t type;   /* coppice_type */
@@ -119,6 +155,12 @@ typedef struct coppice_weight {
     const void *values;
     const float *scales;
     const void *code; /* what coppice_code_write made of this weight, in memory that may be executed; or NULL */
+    int32_t kept;
+    int32_t group;
+    const uint64_t *masks;
+    const uint32_t *positions;
+    const uint8_t *offsets;
+    const uint8_t *lanes;
 } coppice_weight;
 
 /* The windows of a convolution over x[channels][height][width], as a matrix with a column for every (channel, ky, kx)
@@ -328,7 +370,8 @@ COPPICE_API int32_t coppice_isa_active(void);
 /* Allows no instruction set above the named one, in this process, from now on; NULL lifts the limit. */
 COPPICE_API int32_t coppice_isa_limit(const char *name);
 
-/* Checks a weight from an untrusted source, reading starts[slabs * bands + 1] and columns[entries]. */
+/* Checks a weight from an untrusted source, reading all that its layout has but scales, and values of COPPICE_SELL
+ * alone. */
 COPPICE_API int32_t coppice_weight_validate(const coppice_weight *weight);
 
 /* Straight-line machine code of a sparse weight of height 1: no indices, no loops, all rows of a chunk in registers. It

@@ -266,6 +266,8 @@ const char *coppice_status_text(int32_t status) {
         return "there is no such kind of normalisation or pooling";
     case COPPICE_EPSILON:
         return "epsilon is negative, infinite or NaN";
+    case COPPICE_LANES:
+        return "two rows of a window have the same lane, or one has none";
     default:
         return "unknown status";
     }

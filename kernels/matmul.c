@@ -1,5 +1,6 @@
 /* matmul and its weight: what may be passed. */
 #include "arguments.h"
+#include "layouts.h"
 
 #if COPPICE_X86
 #include "x86/code.h"
@@ -10,6 +11,8 @@ static int is_height(int64_t height) {
 }
 
 int32_t coppice_weight_sizes(const coppice_weight *weight, int plain) {
+    if (coppice_is_packed(weight->layout))
+        return plain ? COPPICE_LAYOUT : coppice_packed_sizes(weight);
     const int dense = weight->layout == COPPICE_DENSE, single = weight->height == 1;
     if ((!dense && weight->layout != COPPICE_SPARSE) || !(is_height(weight->height) || (single && (plain || !dense))))
         return COPPICE_LAYOUT;
@@ -30,6 +33,8 @@ int32_t coppice_weight_check(const coppice_weight *weight, int plain) {
     const int32_t status = coppice_weight_sizes(weight, plain);
     if (status != COPPICE_OK)
         return status;
+    if (coppice_is_packed(weight->layout))
+        return coppice_packed_pointers(weight);
     const int sparse = weight->layout == COPPICE_SPARSE;
     if ((sparse && !weight->starts) || (weight->entries > 0 && ((sparse && !weight->columns) || !weight->values)))
         return COPPICE_NULL;
@@ -45,6 +50,8 @@ int32_t coppice_weight_validate(const coppice_weight *weight) {
     const int32_t status = coppice_weight_check(weight, 0);
     if (status != COPPICE_OK || weight->layout == COPPICE_DENSE)
         return status;
+    if (coppice_is_packed(weight->layout))
+        return coppice_packed_validate(weight);
     const int64_t bands = coppice_bands(weight), lists = coppice_slabs(weight) * bands;
     if (weight->starts[0] != 0 || weight->starts[lists] != weight->entries)
         return COPPICE_STARTS;
@@ -77,7 +84,17 @@ static int32_t check_code(const coppice_weight *weight) {
     return COPPICE_OK;
 }
 
-/* One slab of x by one panel, widened values, and the sums of one panel; or all of x. */
+static int64_t larger(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
+/* One slab of x by one panel, widened values, and the sums of one panel, in floats. */
+static int64_t panel_floats(const coppice_weight *weight) {
+    const int64_t width = weight->cols < weight->slab ? weight->cols : weight->slab;
+    const int64_t rows = coppice_bands(weight) * weight->height;
+    return (width + rows) * COPPICE_PANEL_PIXELS + COPPICE_PANEL_SLACK + coppice_widened(weight);
+}
+
 int64_t coppice_matmul_scratch(const coppice_matmul_args *args) {
     if (!args)
         return COPPICE_NULL;
@@ -85,15 +102,14 @@ int64_t coppice_matmul_scratch(const coppice_matmul_args *args) {
     if (status != COPPICE_OK)
         return status;
     const coppice_weight *weight = &args->weight;
-    const int64_t width = weight->cols < weight->slab ? weight->cols : weight->slab;
-    const int64_t rows = coppice_bands(weight) * weight->height;
-    /* all of x in fp32, and in bytes */
-    const int64_t few = (weight->cols + weight->cols / 4 + 2 * COPPICE_PANEL_SLACK) *
-                        (args->pixels < COPPICE_FEW_PIXELS ? args->pixels : COPPICE_FEW_PIXELS);
-    const int64_t panels = (width + rows) * COPPICE_PANEL_PIXELS + COPPICE_PANEL_SLACK + coppice_widened(weight);
-    const int64_t floats = few > panels ? few : panels;
-    const int64_t groups = coppice_grouped(weight) + COPPICE_GROUP_SLACK;
-    return floats * (int64_t)sizeof(float) + groups + 3 * COPPICE_SCRATCH_ALIGNMENT;
+    const int64_t few = args->pixels < COPPICE_FEW_PIXELS ? args->pixels : COPPICE_FEW_PIXELS;
+    const int64_t edges = 3 * COPPICE_SCRATCH_ALIGNMENT, whole = coppice_few_width(weight) * few;
+    if (!coppice_is_packed(weight->layout))
+        return larger(whole, panel_floats(weight)) * (int64_t)sizeof(float) + coppice_grouped(weight) +
+               COPPICE_GROUP_SLACK + edges;
+    const coppice_weight unpacked = coppice_unpacked(weight);
+    const int64_t panels = panel_floats(&unpacked) * (int64_t)sizeof(float) + edges + coppice_unpacked_bytes(weight);
+    return larger(whole * (int64_t)sizeof(float) + edges, panels);
 }
 
 int32_t coppice_matmul_check(const coppice_matmul_args *args) {

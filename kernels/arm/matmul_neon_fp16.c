@@ -1,6 +1,8 @@
 /* matmul for NEON with FEAT_FP16: fp16 arithmetic where the caller allows it, all else as without. */
 #include "neon_fp16.h"
 
+#include "../layouts.h"
+
 #define HALF_PANEL_VECTORS(height) 12
 #define HALF_TILE_VECTORS(height)  ((height) == 1 ? 12 : 6)
 /* clang-format off */

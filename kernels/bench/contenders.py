@@ -13,14 +13,15 @@ from coppice.kernels._pool import Pool
 from coppice.kernels._types import ACTIVATION_TYPES
 from coppice.kernels._variants import Variant, pick, variants
 from coppice.kernels._weight import Type
-from coppice.kernels.bench.problem import LAYOUTS, SHORT, Problem, nbytes
+from coppice.kernels.bench.problem import FEW, FEW_PIXELS, LAYOUTS, SHORT, Problem, nbytes
 from coppice.kernels.bench.shapes import Shape
 
 #: What is measured unless more is asked for; ``best`` is the fastest variant of this machine.
 TYPICAL = (
     "coppice/best/csr/fp32", "coppice/best/code/fp32", "coppice/best/csr/fp16", "coppice/best/csr/int8xfp32",
     "coppice/best/4x1/fp32", "coppice/best/4x1/fp16", "coppice/best/16x1/fp16", "coppice/best/16x1/int8xfp32",
-    "coppice/best/dense/fp32", "coppice/best/dense/fp16", "coppice/best/*@*", "torch/dense/fp32", "torch/dense/bf16",
+    "coppice/best/dense/fp32", "coppice/best/dense/fp16", "coppice/best/bitmask/fp16", "coppice/best/n:16/int8xfp32",
+    "coppice/best/*@*", "torch/dense/fp32", "torch/dense/bf16",
     "torch/dense/int8", "torch/csr/fp32", "scipy/csr/fp32", "onnxruntime/*", "openvino/*",
 )  # fmt: skip
 
@@ -70,7 +71,7 @@ class Contender:
         prepare: makes it ready for a problem.
         weight, activation: the types of what it is given; they say how exact it must be (:meth:`Problem.error`).
         arithmetic: what is allowed; so does this.
-        height: rows of the blocks that its zeros form.
+        height: rows of the blocks that its zeros form; 0: N of 16 columns.
         dense: it computes the products with zeros too, and its GFLOP/s count them.
         peak: what its peak is of, see ``Peaks.gflops``; None: the highest in fp32.
         suits: the shapes that it can do.
@@ -101,11 +102,16 @@ def contenders() -> list[Contender]:
     for variant in variants():
         if variant.primitive != "matmul" or not variant.available:
             continue
-        exact = [(weight, activation, "float32") for activation in ACTIVATION_TYPES for weight in SHORT]
-        given_up = [(*types[:2], kind) for kind, types in ARITHMETIC.items() if variant.isa in types[2]]
-        ours += [_ours(variant, layout, *types) for layout in LAYOUTS for types in (*exact, *given_up)]
+        exact: list[tuple[Type, Any, Any]] = [(w, x, "float32") for x in ACTIVATION_TYPES for w in SHORT]
+        given_up: list[tuple[Type, Any, Any]] = [
+            (*types[:2], kind) for kind, types in ARITHMETIC.items() if variant.isa in types[2]
+        ]
+        integers = [types for types in given_up if types[2] == "int8"]
+        kinds = dict.fromkeys(LAYOUTS, exact + given_up) | {"bitmask": exact + integers, "n:16": exact}
+        kinds["sell"] = [("int8", "float32", "float32"), *integers]
         if variant.isa.startswith("avx512"):
-            ours += [_ours(variant, "code", weight, activation, "float32") for weight, activation, _ in exact]
+            kinds["code"] = exact
+        ours += [_ours(variant, layout, *types) for layout in kinds for types in kinds[layout]]
     return [*peers()[:1], *ours, *peers()[1:], *runtimes()]
 
 
@@ -116,18 +122,22 @@ def _ours(variant: Variant, layout: str, weight: Type, activation: Any, arithmet
                     variant=variant.name)  # fmt: skip
         return Prepared(call, lambda: out.double().numpy(), held.nbytes + nbytes(x, out))
 
+    def suits(shape: Shape) -> bool:
+        most = SLOW.get(variant.name)
+        few = layout not in FEW or (shape.pixels <= FEW_PIXELS and (layout != "n:16" or shape.cols % 16 == 0))
+        return few and (most is None or shape.rows * shape.cols * shape.pixels <= most)
+
     types = SHORT[weight] if weight == activation else f"{SHORT[weight]}x{SHORT[activation]}"
-    most = SLOW.get(variant.name)
     return Contender(
         name=f"coppice/{variant.name}/{layout}/{types}" + ("" if arithmetic == "float32" else f"@{SHORT[arithmetic]}"),
         prepare=prepare,
         weight=weight,
         activation=activation,
         arithmetic=arithmetic,
-        height=LAYOUTS.get(layout, 1) or 1,
+        height=FEW[layout] if layout in FEW else LAYOUTS.get(layout, 1) or 1,
         dense=layout == "dense",
         peak=variant.isa if arithmetic == "float32" else SHORT[arithmetic],
-        suits=lambda shape: most is None or shape.rows * shape.cols * shape.pixels <= most,
+        suits=suits,
     )
 
 

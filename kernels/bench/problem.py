@@ -16,6 +16,9 @@ Array = NDArray[np.float32]
 
 #: Layouts of our weights and the rows of a band; None: dense.
 LAYOUTS: dict[str, int | None] = {"csr": 1, "4x1": 4, "8x1": 8, "16x1": 16, "dense": None}
+#: Those for few pixels, and the rows of the blocks that their zeros form; 0: as many values in each 16 columns.
+FEW: dict[str, int] = {"bitmask": 1, "n:16": 0, "sell": 1}
+FEW_PIXELS = 4
 SHORT: dict[Type, str] = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8"}
 
 #: All numbers lie in LEAST .. MOST or its negative: none is subnormal, and an int8 is off by so much of it at most.
@@ -27,7 +30,8 @@ class Problem:
     """Weight and activations by layout and type; everything is made at its first use and then kept.
 
     The zeros of a weight are exactly ``sparsity`` of its places, at random: single values, or blocks of so many rows by
-    one column. The same numbers come out on every run.
+    one column; in N of 16 there are as many of each 16 columns as come nearest to it. The same numbers come out on
+    every run.
     """
 
     def __init__(self, shape: Shape, sparsity: float) -> None:
@@ -41,8 +45,13 @@ class Problem:
         self.x = _uniform(np.random.default_rng((*self._seed, 0)), shape.input)
 
     def _matrix(self, height: int) -> Array:
-        """float32 [rows, cols] whose zeros are blocks of ``height`` rows by one column."""
+        """float32 [rows, cols] whose zeros are blocks of ``height`` rows by one column; 0: N of 16 columns."""
         random = np.random.default_rng((*self._seed, height))
+        if height == 0:
+            ranks = random.random((self.shape.rows, self.shape.cols // 16, 16)).argsort(axis=2).argsort(axis=2)
+            shape = self.shape.rows, self.shape.cols
+            patterned: Array = _uniform(random, shape) * (ranks < self._kept()).reshape(shape)
+            return patterned
         bands = ceil(self.shape.rows / height)
         kept = np.ones(bands * self.shape.cols, bool)
         kept[random.permutation(kept.size)[: round(self.sparsity * kept.size)]] = False
@@ -50,10 +59,20 @@ class Problem:
         values: Array = _uniform(random, (self.shape.rows, self.shape.cols)) * rows
         return values
 
+    def _kept(self) -> int:
+        """Values in each 16 columns."""
+        return min(15, max(1, round((1 - self.sparsity) * 16)))
+
     def _weight(self, layout: str, kind: Type) -> Weight:
         """The weight of our kernels; a dense one holds the zeros of ``matrix(1)``."""
         if layout == "code":
             return self.weight("csr", kind).compiled()
+        if layout == "bitmask":
+            return Weight.bitmask(self.matrix(1), type=kind)
+        if layout == "sell":
+            return Weight.sell(self.matrix(1))
+        if layout == "n:16":
+            return Weight.n_of_m(self.matrix(0), self._kept(), 16, type=kind)
         height = LAYOUTS[layout]
         if height is None:
             return Weight.dense(self.matrix(1), type=kind)

@@ -1,4 +1,5 @@
 /* matmul, the reference: plain loops over the definition in abi.h, any CPU. */
+#include "../layouts.h"
 #include "columns.h"
 
 /* sum[count] = a row of the weight times `count` pixels of x from `first` on. */
@@ -23,6 +24,25 @@ static void dots(const coppice_matmul_args *args, int64_t row, int64_t first, in
     }
 }
 
+/* The same of a layout for few pixels. */
+static void packed_dots(const coppice_matmul_args *args, int64_t row, int64_t first, int count, float *sum) {
+    const columns from = {args->type, args->x, args->x_stride, args->window};
+    int64_t cursor = 0;
+    for (int pixel = 0; pixel < count; pixel++)
+        sum[pixel] = 0.0f;
+    for (int64_t slab = 0; slab < args->weight.cols; slab += unpacked_slab) {
+        uint16_t places[unpacked_slab];
+        float values[unpacked_slab];
+        const int entries = coppice_unpack(&args->weight, row, slab, &cursor, places, values);
+        for (int entry = 0; entry < entries; entry++) {
+            float room[COPPICE_PANEL_PIXELS];
+            const float *x = column_of(&from, slab + places[entry], first, count, room);
+            for (int pixel = 0; pixel < count; pixel++)
+                sum[pixel] += values[entry] * x[pixel];
+        }
+    }
+}
+
 static void finish(const coppice_matmul_args *args, int64_t row, int64_t first, int count, const float *sum) {
     const float scale = args->weight.scales ? args->weight.scales[row] : 1.0f,
                 bias = args->bias ? args->bias[row] : 0.0f;
@@ -43,7 +63,10 @@ void coppice_matmul_generic(const coppice_matmul_args *args) {
         const int count = (int)(end - first < COPPICE_PANEL_PIXELS ? end - first : COPPICE_PANEL_PIXELS);
         for (int64_t row = 0; row < rows; row++) {
             float sum[COPPICE_PANEL_PIXELS];
-            dots(args, row, first, count, sum);
+            if (coppice_is_packed(args->weight.layout))
+                packed_dots(args, row, first, count, sum);
+            else
+                dots(args, row, first, count, sum);
             finish(args, row, first, count, sum);
         }
     }

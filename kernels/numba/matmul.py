@@ -31,18 +31,19 @@ def bind(job: Job) -> Callable[[], None]:
     if out.size == 0:
         return lambda: None
     bias = None if job.bias is None else job.bias.array
+    weight = job.weight if job.weight.slab else type(job.weight).sparse(job.weight, type=job.weight.type)
     plain = job.x.type == "float32" and job.window is None and job.residual is None and job.activation == 0
     if plain:
         pitch = job.out.stride * out.itemsize
         y = as_strided(out, (out.shape[0], job.out.pixels), (pitch, out.itemsize))
-        return _product(job.weight, job.x.array, bias, (job.lower, job.upper), y)
+        return _product(weight, job.x.array, bias, (job.lower, job.upper), y)
 
     def call() -> None:
         x = widened(job.x.array, job.x.type)
         if job.window is not None:
             x = windows(x, job.window, out.shape[1], out.shape[2])
         sums = np.empty(out.shape, np.float32)
-        _product(job.weight, x, bias, (-np.inf, np.inf), sums.reshape(out.shape[0], -1))()
+        _product(weight, x, bias, (-np.inf, np.inf), sums.reshape(out.shape[0], -1))()
         with np.errstate(over="ignore", invalid="ignore"):
             if job.residual is not None:
                 sums += widened(job.residual.array, job.residual.type)

@@ -30,6 +30,13 @@ ALWAYS_INLINE vector load_as(int type, const void *data, int64_t index, int coun
     }
 }
 
+/* The same of values of a weight, which may be bytes. */
+ALWAYS_INLINE vector values_at(const int type, const void *values, size_t index, int count) {
+    if (type == COPPICE_I8)
+        return load_i8((const int8_t *)values + index, count);
+    return load_as(type, values, (int64_t)index, count);
+}
+
 ALWAYS_INLINE void store_as(int type, void *data, int64_t index, int count, vector value) {
     switch (type) {
     case COPPICE_F16:

@@ -12,7 +12,7 @@
 #ifndef COPPICE_VECTOR_MATMUL_H
 #define COPPICE_VECTOR_MATMUL_H
 
-#include "../kernels.h"
+#include "../layouts.h"
 #include "matvec.h"
 #include "panel.h"
 
@@ -223,7 +223,7 @@ static void one_pixel(const coppice_matmul_args *args, int64_t first_row, int64_
     }
 }
 
-static void matmul_vectors(const coppice_matmul_args *args) {
+static void matmul_bands(const coppice_matmul_args *args) {
     const coppice_weight *weight = &args->weight;
     const deal own = deal_of(args, LANES, PANEL_VECTORS(weight->height));
     if (own.first_band == own.end_band || args->pixels == 0)
@@ -253,6 +253,54 @@ static void matmul_vectors(const coppice_matmul_args *args) {
         if (!p.in_y)
             finish(args, weight->scales, p.first_band, p.end_band, p.part, p.sums, p.stride);
     }
+}
+
+/* CSR of the rows from `row` on: `unpacked` with its lists, which are laid out from `room` on. */
+static void unpack_rows(const coppice_weight *weight, int64_t row, coppice_weight *unpacked, int64_t *room) {
+    const int64_t rows = unpacked->rows, slabs = coppice_slabs(unpacked);
+    int64_t *cursors = room;
+    uint32_t *starts = (uint32_t *)(cursors + rows);
+    float *values = (float *)(starts + slabs * rows + 1);
+    uint16_t *columns = (uint16_t *)(values + rows * unpacked->cols);
+    size_t entries = 0;
+    memset(cursors, 0, (size_t)rows * sizeof *cursors);
+    for (int64_t slab = 0; slab < slabs; slab++)
+        for (int64_t r = 0; r < rows; r++) {
+            starts[slab * rows + r] = (uint32_t)entries;
+            entries += (size_t)coppice_unpack(weight, row + r, slab * unpacked_slab, &cursors[r], columns + entries,
+                                              values + entries);
+        }
+    starts[slabs * rows] = (uint32_t)entries;
+    unpacked->starts = starts, unpacked->columns = columns, unpacked->values = values;
+    unpacked->entries = (int64_t)entries;
+}
+
+/* A layout for few pixels: some rows at a time as CSR, which are multiplied as such. Rows are dealt to the shares. */
+static void matmul_unpacked(const coppice_matmul_args *args) {
+    const coppice_weight *weight = &args->weight;
+    const size_t size = coppice_type_size(args->type);
+    coppice_matmul_args part = *args;
+    part.weight = coppice_unpacked(weight);
+    const int64_t most = part.weight.rows, end = weight->rows * (args->work.share + 1) / args->work.shares;
+    int64_t *room = (int64_t *)(void *)aligned(args->work.scratch);
+    part.work = (coppice_work){.shares = 1, .scratch = (char *)room + coppice_unpacked_bytes(weight)};
+    for (int64_t row = weight->rows * args->work.share / args->work.shares; row < end; row += part.weight.rows) {
+        part.weight.rows = end - row < most ? end - row : most;
+        part.weight.scales = weight->scales ? weight->scales + row : NULL;
+        part.bias = args->bias ? args->bias + row : NULL;
+        part.y = (char *)args->y + (size_t)(row * args->y_stride) * size;
+        if (args->residual)
+            part.residual = (const char *)args->residual + (size_t)(row * args->residual_stride) * size;
+        unpack_rows(weight, row, &part.weight, room);
+        matmul_bands(&part);
+    }
+}
+
+static void matmul_vectors(const coppice_matmul_args *args) {
+    if (args->pixels > 0 && coppice_is_packed(args->weight.layout))
+        matmul_unpacked(args);
+    else if (!coppice_is_packed(args->weight.layout))
+        matmul_bands(args);
 }
 
 #endif

@@ -29,13 +29,6 @@ ALWAYS_INLINE int lanes_of(panel part, int index) {
     return part.tail && index + 1 == part.vectors ? part.tail : LANES;
 }
 
-/* `count` values of a weight from `index` on, the other lanes zero. */
-ALWAYS_INLINE vector values_at(const int type, const void *values, size_t index, int count) {
-    if (type == COPPICE_I8)
-        return load_i8((const int8_t *)values + index, count);
-    return load_as(type, values, (int64_t)index, count);
-}
-
 /* values[first .. first + count] of a narrow type as fp32 in `to`; up to a vector more is written, none more is read.
  */
 static inline const float *widen(int type, const void *values, size_t first, size_t count, float *to) {

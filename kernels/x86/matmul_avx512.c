@@ -12,6 +12,10 @@
 
 #include "../vector/matmul.h"
 
+#include "bitmask.h"
+#include "n_of_m.h"
+#include "sell_gather.h"
+
 /* Tiles that share a chunk's code while it is hot, so that their x stays in the first-level cache. */
 enum { code_tiles = 6, code_x_bytes = 98304 };
 
@@ -91,8 +95,15 @@ static void run_code(const coppice_matmul_args *args) {
 }
 
 void coppice_matmul_avx512(const coppice_matmul_args *args) {
-    if (args->weight.code)
+    const int32_t layout = args->weight.layout;
+    if (layout == COPPICE_SPARSE && args->weight.code)
         run_code(args);
+    else if (layout == COPPICE_BITMASK && is_few_packed(args))
+        repeat_few(args, matmul_bitmask);
+    else if (layout == COPPICE_N_OF_M && is_few_packed(args))
+        repeat_few(args, matmul_n_of_m);
+    else if (layout == COPPICE_SELL && is_few_packed(args))
+        repeat_few(args, matmul_sell_gather);
     else
         matmul_vectors(args);
 }

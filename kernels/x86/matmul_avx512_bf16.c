@@ -38,10 +38,11 @@ static void write_groups(const coppice_weight *weight, narrows order, size_t fir
     }
 }
 
+#include "../layouts.h"
 #include "../vector/matmul_dot.h"
 
 void coppice_matmul_avx512_bf16(const coppice_matmul_args *args) {
-    if (args->arithmetic == COPPICE_BF16 && !is_few_pixels(args))
+    if (args->arithmetic == COPPICE_BF16 && !coppice_is_packed(args->weight.layout) && !is_few_pixels(args))
         matmul_dots(args);
     else
         coppice_matmul_avx512_vnni(args);

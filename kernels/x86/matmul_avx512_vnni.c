@@ -1,4 +1,4 @@
-/* matmul for AVX512-VNNI: fours of bytes where the caller allows it, all else as without. */
+/* matmul for AVX512-VNNI, with VBMI and VBMI2: integers where the caller allows it, all else as without. */
 #include "avx512_vnni.h"
 
 #define DOT_PANEL_VECTORS(dense) ((dense) ? 6 : 4)
@@ -44,10 +44,18 @@ static void write_groups(const coppice_weight *weight, narrows order, size_t fir
 }
 
 #include "../vector/matmul_dot.h"
+#include "bitmask_bytes.h"
 #include "matvec_vnni.h"
+#include "sell.h"
 
 void coppice_matmul_avx512_vnni(const coppice_matmul_args *args) {
-    if (args->arithmetic != COPPICE_I8 || args->weight.type != COPPICE_I8)
+    const int32_t layout = args->weight.layout;
+    const int bytes = args->arithmetic == COPPICE_I8 && args->weight.type == COPPICE_I8;
+    if (bytes && layout == COPPICE_SELL && is_few_packed(args))
+        repeat_few(args, matmul_sell);
+    else if (bytes && layout == COPPICE_BITMASK && is_few_packed(args))
+        repeat_few(args, matmul_bitmask_bytes);
+    else if (!bytes || coppice_is_packed(layout))
         coppice_matmul_avx512(args);
     else if (is_few_pixels(args))
         matvec_bytes(args, aligned(args->work.scratch));

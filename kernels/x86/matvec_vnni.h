@@ -6,37 +6,7 @@
 #define COPPICE_X86_MATVEC_VNNI_H
 
 #include "../vector/few.h"
-
-#include <float.h>
-#include <math.h>
-
-/* x of all columns as bytes, plus 128, one pixel after the other, `pitch` apart. */
-typedef struct quantised {
-    const uint8_t *x;
-    int64_t pitch;
-    float scale[most_few];
-} quantised;
-
-static quantised quantise(const coppice_matmul_args *args, float *room) {
-    const int64_t cols = args->weight.cols, pixels = args->pixels, pitch = cols + 64;
-    const float *x = narrow_x(args, room);
-    uint8_t *to = (uint8_t *)(room + cols * pixels);
-    quantised held = {.x = to, .pitch = pitch};
-    for (int64_t pixel = 0; pixel < pixels; pixel++, to += pitch) {
-        float most = 0;
-        for (int64_t column = 0; column < cols; column++) {
-            const float magnitude = fabsf(x[column * pixels + pixel]);
-            most = magnitude <= most ? most : magnitude; /* NaN too */
-        }
-        const float unit = most * (1.0f / 127) > FLT_MIN ? most * (1.0f / 127) : FLT_MIN;
-        const int finite = most <= FLT_MAX;
-        held.scale[pixel] = finite ? unit : NAN;
-        for (int64_t column = 0; column < cols; column++)
-            to[column] = finite ? (uint8_t)(128 + (int)nearbyintf(x[column * pixels + pixel] * (1.0f / unit))) : 128;
-        memset(to + cols, 128, 64);
-    }
-    return held;
-}
+#include "bytes.h"
 
 /* Four bytes of x for the columns of entry `at` of `count` and the three after it. */
 ALWAYS_INLINE uint32_t four_of(const uint8_t *x, const uint16_t *columns, size_t at, size_t count) {
@@ -64,7 +34,7 @@ ALWAYS_INLINE narrows fours_of(const int height, const uint8_t *x, const uint16_
 
 /* Sums of one band over one slab, added to sums[pixels][height]. */
 ALWAYS_INLINE void add_bytes(const int height, const int pixels, const coppice_weight *weight, narrows order,
-                             int64_t slab, int64_t band, const quantised *x, float *sums) {
+                             int64_t slab, int64_t band, const byte_x *x, float *sums) {
     const size_t step = (size_t)(64 / height);
     const size_t first = coppice_first_entry(weight, slab, band), count = coppice_entries(weight, slab, band);
     const uint16_t *columns = weight->layout == COPPICE_SPARSE ? weight->columns + first : NULL;
@@ -83,7 +53,7 @@ ALWAYS_INLINE void add_bytes(const int height, const int pixels, const coppice_w
         values_sum[chain] = dot(values_sum[chain], _mm512_set1_epi8(1), value);                                        \
         for (int pixel = 0; pixel < pixels; pixel++)                                                                   \
             sum[chain][pixel] =                                                                                        \
-                dot(sum[chain][pixel], fours_of(height, from + pixel * x->pitch, columns, entry, count), value);       \
+                dot(sum[chain][pixel], fours_of(height, from + pixel * x->stride, columns, entry, count), value);      \
     } while (0)
     size_t entry = 0;
     for (; count - entry >= 2 * step; entry += 2 * step) {
@@ -104,7 +74,7 @@ ALWAYS_INLINE void add_bytes(const int height, const int pixels, const coppice_w
             int32_t total = 0;
             for (int lane = row; lane < LANES; lane += height)
                 total += lanes_of_all[lane];
-            sums[pixel * height + row] += (float)total * x->scale[pixel];
+            sums[pixel * height + row] += (float)total * x->factor[pixel] * x->unit[pixel];
         }
     }
 }
@@ -112,7 +82,7 @@ ALWAYS_INLINE void add_bytes(const int height, const int pixels, const coppice_w
 static void matvec_bytes(const coppice_matmul_args *args, float *room) {
     const coppice_weight *weight = &args->weight;
     const int64_t bands = coppice_bands(weight), slabs = coppice_slabs(weight);
-    const quantised x = quantise(args, room);
+    const byte_x x = bytes_of(args, room);
     const narrows order = group_order((int)weight->height);
     const int64_t end = bands * (args->work.share + 1) / args->work.shares;
     for (int64_t band = bands * args->work.share / args->work.shares; band < end; band++) {

@@ -388,6 +388,7 @@ int main(int count, char **arguments) {
         return 2;
     }
     check_dispatch();
+    check_layouts();
     check_matmul(count > 1 ? arguments[1] : NULL);
     check_pool();
     check_weight_gradient();

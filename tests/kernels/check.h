@@ -104,6 +104,11 @@ void give_scratch(coppice_work *work, int64_t bytes);
  * coppice_work. */
 void check_variants(const char *primitive, void *args, output *y, const char *what);
 
+/* A weight of a layout for few pixels, of the sizes of w, and the same as CSR of one slab. They share scales. */
+coppice_weight random_packed(coppice_weight w, double density, coppice_weight *lists);
+void free_packed(coppice_weight *w);
+
+void check_layouts(void);
 void check_matmul(const char *shapes);
 void check_pool(void);
 void check_weight_gradient(void);

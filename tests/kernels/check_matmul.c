@@ -16,7 +16,7 @@ static double arithmetic_error(const trial *t, int64_t pixel, double count, doub
     if (args->arithmetic == COPPICE_BF16)
         return (ldexp(1, -7) + count * ldexp(1, -24)) * products + count * ldexp(1, -125);
     if (args->arithmetic == COPPICE_I8 && args->weight.type == COPPICE_I8)
-        return t->units[pixel] / 2 * values + (count + 3) * ldexp(1, -24) * products;
+        return isinf(t->units[pixel]) ? 0 : t->units[pixel] / 2 * values + (count + 3) * ldexp(1, -24) * products;
     return 0;
 }
 
@@ -86,8 +86,13 @@ trial make_trial(problem p) {
                                .cols = p.cols,
                                .slab = p.slab,
                                .height = p.height ? p.height : (int64_t)4 << random_below(3)};
-    t.lists = random_weight(t.lists, p.density);
-    t.args = (coppice_matmul_args){.weight = without_lists(t.lists),
+    if (p.packed) {
+        t.lists.layout = p.packed, t.lists.kept = p.kept, t.lists.group = p.group;
+        t.packed = random_packed(t.lists, p.density, &t.lists);
+    } else {
+        t.lists = random_weight(t.lists, p.density);
+    }
+    t.args = (coppice_matmul_args){.weight = p.packed ? t.packed : without_lists(t.lists),
                                    .type = p.type,
                                    .activation = p.activation,
                                    .arithmetic = p.arithmetic,
@@ -103,7 +108,7 @@ trial make_trial(problem p) {
                                    .upper = clamp > 1 ? 6 : INFINITY,
                                    .y = start_of(&t.y, t.y.after)};
     give_scratch(&t.args.work, coppice_matmul_scratch(&t.args));
-    t.units = p.arithmetic == COPPICE_I8 ? make_units(&t.args) : NULL;
+    t.units = p.weight_type == COPPICE_I8 ? make_units(&t.args) : NULL;
     for (int64_t row = 0; row < p.rows; row++)
         for (int64_t pixel = 0; pixel < p.pixels; pixel++) {
             const int64_t i = row * p.pixels + pixel;
@@ -118,6 +123,7 @@ trial make_trial(problem p) {
 
 void free_trial(trial *t) {
     free_weight(&t->lists);
+    free_packed(&t->packed);
     free(t->args.work.scratch);
     free(t->x - (size_t)t->x_offset * size_of(t->args.type));
     free(t->residual - size_of(t->args.type));
@@ -130,7 +136,7 @@ void free_trial(trial *t) {
 static void check_code(trial *t, const char *what) {
     coppice_weight *weight = &t->args.weight;
     const int64_t bytes = coppice_code_bytes(weight);
-    if (bytes == COPPICE_ISA_MISSING || weight->height != 1)
+    if (bytes == COPPICE_ISA_MISSING || weight->layout != COPPICE_SPARSE || weight->height != 1)
         return;
     expect(bytes > 0, "no size of code", what);
     void *code = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -293,17 +299,23 @@ static void check_f16_count(void) {
     uint16_t *ones = allocate(many * pixels * sizeof *ones), y[pixels];
     for (int64_t i = 0; i < many * pixels; i++)
         ones[i] = half_bits(COPPICE_F16, 1);
-    coppice_matmul_args args = {
-        .weight = {COPPICE_DENSE, COPPICE_F16, 1, many, 65536, 4, many, NULL, NULL, ones, NULL, NULL},
-        .type = COPPICE_F16,
-        .arithmetic = COPPICE_F16,
-        .pixels = pixels,
-        .x = ones,
-        .x_stride = pixels,
-        .y = y,
-        .y_stride = pixels,
-        .lower = -INFINITY,
-        .upper = INFINITY};
+    coppice_matmul_args args = {.weight = {.layout = COPPICE_DENSE,
+                                           .type = COPPICE_F16,
+                                           .rows = 1,
+                                           .cols = many,
+                                           .slab = 65536,
+                                           .height = 4,
+                                           .entries = many,
+                                           .values = ones},
+                                .type = COPPICE_F16,
+                                .arithmetic = COPPICE_F16,
+                                .pixels = pixels,
+                                .x = ones,
+                                .x_stride = pixels,
+                                .y = y,
+                                .y_stride = pixels,
+                                .lower = -INFINITY,
+                                .upper = INFINITY};
     give_scratch(&args.work, coppice_matmul_scratch(&args));
     coppice_variant variant;
     for (int32_t index = 0; coppice_variant_info(index, &variant) == COPPICE_OK; index++) {
@@ -328,7 +340,16 @@ static void check_types(void) {
         const uint16_t one = half_bits(type, 1);
         const uint32_t starts[] = {0, 1};
         const uint16_t column = 0;
-        coppice_matmul_args args = {.weight = {COPPICE_SPARSE, type, 1, 1, 1, 1, 1, starts, &column, &one, NULL, NULL},
+        coppice_matmul_args args = {.weight = {.layout = COPPICE_SPARSE,
+                                               .type = type,
+                                               .rows = 1,
+                                               .cols = 1,
+                                               .slab = 1,
+                                               .height = 1,
+                                               .entries = 1,
+                                               .starts = starts,
+                                               .columns = &column,
+                                               .values = &one},
                                     .type = type,
                                     .pixels = halves,
                                     .x = x,
@@ -369,6 +390,114 @@ static void check_types(void) {
     free(x), free(y), free(bias);
 }
 
+static problem random_packed_problem(void) {
+    static const int32_t groups[] = {2, 4, 8, 16};
+    problem p = {.rows = random_below(150),
+                 .cols = random_below(3) ? random_below(300) : random_below(1500),
+                 .density = (double)random_below(11) / 10,
+                 .packed = COPPICE_BITMASK + (int32_t)random_below(3),
+                 .weight_type = (int32_t)random_below(4),
+                 .group = groups[random_below(4)],
+                 .type = (int32_t)random_below(3)};
+    p.kept = 1 + (int32_t)random_below(p.group - 1);
+    if (p.packed == COPPICE_SELL)
+        p.weight_type = COPPICE_I8;
+    if (p.packed == COPPICE_N_OF_M)
+        p.cols -= p.cols % p.group;
+    return p;
+}
+
+/* Few pixels, many, and windows. */
+static void check_packed(void) {
+    for (int round = 0; round < 2400; round++) {
+        problem p = random_packed_problem();
+        p.pixels = round % 3 ? random_below(6) : round % 4 ? random_below(21) : random_below(200);
+        p.activation = round % 2 ? (int32_t)random_below(5) : COPPICE_CLAMP_ONLY;
+        p.arithmetic = (int32_t)random_below(2) * COPPICE_I8;
+        p.special = p.arithmetic == COPPICE_F32 && round % 4 == 0;
+        check_problem(p);
+    }
+    for (int round = 0; round < 200; round++) {
+        const coppice_window w = random_window();
+        problem p = random_packed_problem();
+        p.window = &w;
+        if (p.packed != COPPICE_N_OF_M || w.channels * w.kernel_y * w.kernel_x % p.group == 0)
+            check_problem(p);
+    }
+}
+
+/* With NaN or infinity in a pixel, integers give NaN; what keeps to fp32 gives the sum. */
+static void check_bytes_special(void) {
+    for (int round = 0; round < 200; round++) {
+        trial t = make_trial((problem){.rows = 40,
+                                       .cols = 100,
+                                       .pixels = 1 + random_below(5),
+                                       .density = 0.2,
+                                       .packed = round % 2 ? COPPICE_SELL : COPPICE_BITMASK,
+                                       .weight_type = COPPICE_I8,
+                                       .special = 1});
+        t.args.arithmetic = COPPICE_I8, t.args.residual = NULL;
+        coppice_variant variant;
+        for (int32_t index = 0; coppice_variant_info(index, &variant) == COPPICE_OK; index++) {
+            if (strcmp(variant.primitive, "matmul") != 0 || !variant.available)
+                continue;
+            expect_status(coppice_variant_run(index, &t.args), COPPICE_OK, variant.name);
+            for (int64_t row = 0; row < 40; row++)
+                for (int64_t pixel = 0; pixel < t.args.pixels; pixel++) {
+                    double bound;
+                    const double exact = reference(&t, row, pixel, &bound);
+                    const double got = get(COPPICE_F32, t.args.y, row * t.args.y_stride + pixel);
+                    expect(isnan(got) || got == exact || fabs(got - exact) <= bound, "special values", variant.name);
+                }
+        }
+        free_trial(&t);
+    }
+}
+
+/* More products than 32 bits add up at a time, all of them the greatest, and x near the least of fp32. */
+static void check_bytes_range(void) {
+    enum { cols = 200000 };
+    float *x = allocate(cols * sizeof *x), y;
+    int8_t *values = allocate(cols);
+    uint64_t masks[cols / 64];
+    const uint32_t starts[] = {0, cols};
+    memset(values, -128, cols);
+    memset(masks, 0xff, sizeof masks);
+    for (int round = 0; round < 3; round++) {
+        const float magnitude = round == 0 ? 1.0f : round == 1 ? 3e38f / 3.3e7f : 1e-38f;
+        for (int i = 0; i < cols; i++)
+            x[i] = -magnitude;
+        coppice_matmul_args args = {.weight = {.layout = COPPICE_BITMASK,
+                                               .type = COPPICE_I8,
+                                               .rows = 1,
+                                               .cols = cols,
+                                               .height = 1,
+                                               .entries = cols,
+                                               .starts = starts,
+                                               .values = values,
+                                               .masks = masks},
+                                    .arithmetic = COPPICE_I8,
+                                    .pixels = 1,
+                                    .x = x,
+                                    .x_stride = 1,
+                                    .y = &y,
+                                    .y_stride = 1,
+                                    .lower = -INFINITY,
+                                    .upper = INFINITY};
+        give_scratch(&args.work, coppice_matmul_scratch(&args));
+        const double exact = 128.0 * cols * (double)magnitude;
+        coppice_variant variant;
+        for (int32_t index = 0; coppice_variant_info(index, &variant) == COPPICE_OK; index++) {
+            if (strcmp(variant.primitive, "matmul") != 0 || !variant.available)
+                continue;
+            expect_status(coppice_variant_run(index, &args), COPPICE_OK, variant.name);
+            expect(fabs((double)y - exact) <= exact * 0.02, "sums of many bytes", variant.name);
+        }
+        free(args.work.scratch);
+    }
+    free(x), free(values);
+}
+
 /* Bands and slabs beyond the first thousand rows and columns are alike; what is left over at the end is kept. */
 static int64_t capped(int64_t size) {
     return size < 1088 ? size : 1024 + size % 64;
@@ -407,6 +536,9 @@ void check_matmul(const char *shapes) {
     check_dots();
     check_f16_usual_error();
     check_f16_count();
+    check_packed();
+    check_bytes_special();
+    check_bytes_range();
     if (shapes)
         check_real(shapes);
 }

@@ -8,6 +8,8 @@ typedef struct problem {
     int64_t rows, cols, pixels, slab; /* cols and pixels are of the window where there is one */
     double density;
     int64_t height; /* of the bands; 0: dense, in bands of 4, 8 or 16 */
+    int32_t packed; /* a layout for few pixels in its place, or 0 */
+    int32_t kept, group;
     int32_t weight_type, type, activation, arithmetic;
     int special; /* some infinities and NaN in x */
     const coppice_window *window;
@@ -16,7 +18,7 @@ typedef struct problem {
 /* A problem made concrete: arguments and output. */
 typedef struct trial {
     coppice_matmul_args args;
-    coppice_weight lists;
+    coppice_weight lists, packed;
     char *x, *residual;
     float *bias;
     double *units; /* of each pixel, what COPPICE_I8 rounds to multiples of; or NULL */

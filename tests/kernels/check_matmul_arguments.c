@@ -100,7 +100,15 @@ static void check_weights(void) {
     const uint32_t starts[] = {0, 1, 3, 3, 4}, falling[] = {0, 3, 1, 3, 4}, late[] = {1, 1, 3, 3, 4};
     const uint16_t columns[] = {2, 0, 1, 1}, repeated[] = {2, 1, 1, 1}, outside[] = {3, 0, 1, 1}, past[] = {2, 0, 1, 2};
     const float values[] = {1, 2, 3, 4};
-    const coppice_weight good = {COPPICE_SPARSE, COPPICE_F32, 2, 5, 3, 1, 4, starts, columns, values, NULL, NULL};
+    const coppice_weight good = {.layout = COPPICE_SPARSE,
+                                 .rows = 2,
+                                 .cols = 5,
+                                 .slab = 3,
+                                 .height = 1,
+                                 .entries = 4,
+                                 .starts = starts,
+                                 .columns = columns,
+                                 .values = values};
     coppice_weight bad = good;
     expect_status(coppice_weight_validate(&good), COPPICE_OK, "good weight");
     expect_status(coppice_weight_validate(NULL), COPPICE_NULL, "no weight");

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coppice.kernels import KernelError, Weight, _load
+from coppice.kernels._bands import fast_slab
 from coppice.kernels._convert import to_scipy, to_torch
-from coppice.kernels._weight import fast_slab
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 
