@@ -178,7 +178,8 @@ static void multiply(source *s, const coppice_weight *w) {
     args.work.scratch_bytes = coppice_matmul_scratch(&args);
     const int64_t x_count = w->cols && args.pixels ? (w->cols - 1) * args.x_stride + args.pixels : 0;
     const int64_t y_count = w->rows && args.pixels ? (w->rows - 1) * args.y_stride + args.pixels : 0;
-    if (x_count > most_elements || y_count > most_elements || args.work.scratch_bytes > 1 << 25)
+    if (w->rows > most_elements || x_count > most_elements || y_count > most_elements ||
+        args.work.scratch_bytes > 1 << 25)
         return;
     const int64_t size = (int64_t)coppice_type_size(args.type);
     void *x = array(x_count, size), *residual = array(y_count, size);
