@@ -70,13 +70,12 @@ static int32_t validate_bitmask(const coppice_weight *weight) {
     if (status != COPPICE_OK)
         return status;
     for (int64_t row = 0; row < weight->rows; row++) {
-        const uint64_t *mask = weight->masks + row * words;
         int64_t bits = 0;
         for (int64_t word = 0; word < words; word++)
-            bits += __builtin_popcountll(mask[word]);
+            bits += __builtin_popcountll(weight->masks[row * words + word]);
         if (bits != (int64_t)weight->starts[row + 1] - weight->starts[row])
             return COPPICE_STARTS;
-        if (rest && mask[words - 1] >> rest)
+        if (rest && weight->masks[(row + 1) * words - 1] >> rest)
             return COPPICE_COLUMNS;
     }
     return COPPICE_OK;

@@ -192,6 +192,7 @@ void free_packed(coppice_weight *w) {
 
 static void check_bitmasks(void) {
     const uint32_t starts[] = {0, 2, 3}, falling[] = {0, 4, 3}, late[] = {1, 2, 3}, other[] = {0, 1, 3};
+    const uint32_t none[] = {0, 0, 0};
     const uint64_t masks[] = {5, 0, 0, 8}, past[] = {5, 0, 0, 64};
     const float values[] = {1, 2, 3};
     const coppice_weight good = {.layout = COPPICE_BITMASK,
@@ -220,6 +221,7 @@ static void check_bitmasks(void) {
     REFUSED(COPPICE_STARTS, bad.starts = other);
     REFUSED(COPPICE_STARTS, bad.entries = 4);
     REFUSED(COPPICE_COLUMNS, bad.masks = past);
+    REFUSED(COPPICE_OK, (bad.cols = bad.entries = 0, bad.starts = none, bad.masks = NULL, bad.values = NULL));
 }
 
 static void check_patterns(void) {

@@ -1,4 +1,4 @@
-"""Inputs for ``fuzz_weight.c`` to begin with, one for each layout, type and height: ``fuzz_seeds.py FOLDER``."""
+"""Inputs for ``fuzz_weight.c`` to begin with, of each layout, type, and height or group: ``fuzz_seeds.py FOLDER``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ def seeds() -> list[bytes]:
     """The sizes as ``random_sizes`` reads them, valid ones, and content of which the rest is drawn."""
     content = random.Random(0)
     return [
-        bytes([layout, kind, height, 33, 90, 1, content.randrange(90), 0]) + content.randbytes(24)
-        for layout, kind, height in product(range(2), range(4), range(4))
+        bytes([layout, kind, size, 33, 90, 1, *content.randbytes(1), size, *content.randbytes(1), 0])
+        + content.randbytes(24)
+        for layout, kind, size in product(range(5), range(4), range(4))
     ]
 
 

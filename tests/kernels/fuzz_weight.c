@@ -1,9 +1,9 @@
-/* A libFuzzer target for what takes weights from strangers: bytes become a coppice_weight whose arrays have exactly the
- * sizes that abi.h gives them, so that the address sanitizer sees any read past one. What coppice_weight_validate lets
- * through is multiplied by in every variant, and as straight-line code, and the results are compared. `make
+/* A libFuzzer target for what takes weights from strangers. What coppice_weight_validate lets through of the weights of
+ * fuzz_arrays.c is multiplied by in every variant, and as straight-line code, and the results are compared. `make
  * fuzz-weights` builds and runs it. */
 #define _DEFAULT_SOURCE /* mmap of no file */
-#include "kernels.h"
+#include "fuzz_arrays.h"
+#include "layouts.h"
 
 #include <float.h>
 #include <math.h>
@@ -13,197 +13,55 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { most_elements = 1 << 17, guard = 64 };
-
-/* The bytes of the fuzzer, then, so that short inputs make whole weights, those of a generator that they began. */
-typedef struct source {
-    const uint8_t *at, *end;
-    uint32_t state;
-} source;
-
-static uint32_t byte(source *s) {
-    if (s->at < s->end) {
-        s->state = (s->state ^ *s->at) * 16777619u;
-        return *s->at++;
-    }
-    s->state = s->state * 1664525u + 1013904223u;
-    return s->state >> 24;
-}
-
-static uint64_t bytes(source *s, int count) {
-    uint64_t all = 0;
-    for (int i = 0; i < count; i++)
-        all = all << 8 | byte(s);
-    return all;
-}
-
-static int64_t below(source *s, int64_t limit) {
-    return (int64_t)(bytes(s, limit > 256 ? 3 : 1) % (uint64_t)limit);
-}
-
-/* A size that no honest file has: at a limit of a type, or anything. */
-static int64_t strange(source *s) {
-    static const int64_t limits[] = {-1,         0,         1,         INT32_MAX, (int64_t)1 << 31,
-                                     UINT32_MAX, INT64_MAX, INT64_MIN, 65536,     65537};
-    const int64_t which = below(s, 16);
-    return which < 10 ? limits[which] : (int64_t)bytes(s, 8);
-}
-
-/* --- the weight ---------------------------------------------------------------------------------------------------
- */
-
-static coppice_weight random_sizes(source *s) {
-    static const int64_t heights[] = {1, 4, 8, 16};
-    coppice_weight w = {.layout = (int32_t)below(s, 2), .type = (int32_t)below(s, 4), .height = heights[below(s, 4)]};
-    w.rows = below(s, 34);
-    w.cols = below(s, 100);
-    w.slab = below(s, 4) ? 1 + below(s, w.cols + 1) : 1 + below(s, COPPICE_SLAB_MAX);
-    if (w.layout == COPPICE_DENSE && w.height == 1)
-        w.height = 4;
-    switch (below(s, 32)) {
-    case 1:
-        w.layout = (int32_t)strange(s);
-        break;
-    case 2:
-        w.type = (int32_t)strange(s);
-        break;
-    case 3:
-        w.rows = strange(s);
-        break;
-    case 4:
-        w.cols = strange(s);
-        break;
-    case 5:
-        w.slab = strange(s);
-        break;
-    case 6:
-        w.height = strange(s);
-        break;
-    case 7:
-        w.cols = below(s, 1 << 18); /* more than a column can say */
-        break;
-    case 8:
-        w.rows = below(s, 3000);
-        break;
-    default:
-        break;
-    }
-    return w;
-}
-
-/* Bands times slabs and bands times columns, where the sizes may be those of a weight; else 0, since whoever looks at
- * the arrays of such a weight is wrong. */
-static int64_t products(const coppice_weight *w, int64_t *places) {
-    const int sizes = w->rows >= 0 && w->rows <= INT32_MAX && w->cols >= 0 && w->cols <= INT32_MAX && w->slab >= 1 &&
-                      w->slab <= COPPICE_SLAB_MAX && w->height >= 1 && w->height <= 16;
-    *places = sizes ? coppice_bands(w) * w->cols : 0;
-    return sizes ? coppice_bands(w) * coppice_slabs(w) : 0;
-}
-
-/* NULL where there would be more than a test can hold. */
-static void *array(int64_t count, int64_t size) {
-    return count < 0 || count > most_elements || size < 0 || size > 64 ? NULL : malloc((size_t)(count * size));
-}
-
-/* Numbers whose sums are exact to a few digits, and now and then any bits at all. */
-static void fill(source *s, int32_t type, void *data, int64_t count) {
-    for (int64_t i = 0; i < count; i++) {
-        const float value = (float)(int8_t)byte(s) / 32;
-        if (type == COPPICE_I8)
-            ((int8_t *)data)[i] = (int8_t)byte(s);
-        else if (byte(s) >= 2)
-            coppice_store(type, data, i, value);
-        else if (type == COPPICE_F32)
-            ((uint32_t *)data)[i] = (uint32_t)bytes(s, 4);
-        else
-            ((uint16_t *)data)[i] = (uint16_t)bytes(s, 2);
-    }
-}
-
-/* Lists and their columns as they should be, and a few of both changed to what they should not. */
-static void fill_lists(source *s, coppice_weight *w, int64_t lists, int64_t places) {
-    static uint16_t room[most_elements];
-    const uint32_t density = byte(s);
-    uint32_t *starts = array(lists + 1, sizeof *starts);
-    w->starts = starts;
-    if (!starts || places > most_elements)
-        return;
-    starts[0] = 0;
-    for (int64_t list = 0; list < lists; list++) {
-        const int64_t width = coppice_slab_width(w, list / coppice_bands(w));
-        for (int64_t column = 0; column < width; column++)
-            if (byte(s) <= density)
-                room[w->entries++] = (uint16_t)column;
-        starts[list + 1] = (uint32_t)w->entries;
-    }
-    const int64_t real = w->entries;
-    int64_t changes = below(s, 8) ? 0 : 1 + below(s, 3);
-    if (changes && below(s, 4) == 0)
-        w->entries = below(s, 2) ? strange(s) : w->entries + below(s, 5) - 2;
-    uint16_t *columns = array(w->entries, sizeof *columns);
-    w->columns = columns;
-    for (int64_t entry = 0; columns && entry < w->entries; entry++)
-        columns[entry] = entry < real ? room[entry] : (uint16_t)bytes(s, 2);
-    for (; changes > 0; changes--) {
-        if (below(s, 2))
-            starts[below(s, lists + 1)] = (uint32_t)(below(s, 2) ? bytes(s, 4) : bytes(s, 1));
-        else if (columns && w->entries > 0)
-            columns[below(s, w->entries)] = (uint16_t)(below(s, 2) ? bytes(s, 2) : bytes(s, 1));
-    }
-}
-
-/* The blocks of memory that a weight lies in. */
-typedef struct blocks {
-    void *starts, *columns, *values, *scales;
-} blocks;
-
-static blocks fill_weight(source *s, coppice_weight *w) {
-    int64_t places, lists = products(w, &places);
-    if (w->layout == COPPICE_DENSE)
-        w->entries = below(s, 16) ? places : strange(s);
-    else
-        fill_lists(s, w, lists, places);
-    const int64_t size = (int64_t)coppice_type_size(w->type);
-    const int held_by_one = w->height > 0 && w->height <= 16 && w->entries >= 0 && w->entries <= most_elements;
-    const int64_t count = held_by_one ? w->entries * w->height : -1;
-    void *values = array(count, size);
-    float *scales = below(s, 3) && w->type != COPPICE_I8 ? NULL : array(w->rows, sizeof *scales);
-    if (values && size)
-        fill(s, w->type, values, count);
-    if (scales)
-        fill(s, COPPICE_F32, scales, w->rows);
-    w->values = values, w->scales = scales;
-    const blocks held = {(void *)w->starts, (void *)w->columns, values, scales};
-    switch (below(s, 64)) {
-    case 1:
-        w->starts = NULL;
-        break;
-    case 2:
-        w->columns = NULL;
-        break;
-    case 3:
-        w->values = NULL;
-        break;
-    case 4:
-        w->starts = w->starts ? (const uint32_t *)(const void *)((const char *)w->starts + 2) : NULL;
-        break;
-    case 5:
-        w->columns = w->columns ? (const uint16_t *)(const void *)((const char *)w->columns + 1) : NULL;
-        break;
-    case 6:
-        w->values = values && size > 1 ? (const char *)values + 1 : NULL;
-        break;
-    case 7:
-        w->scales = scales ? (const float *)(const void *)((const char *)scales + 1) : NULL;
-        break;
-    default:
-        break;
-    }
-    return held;
-}
+enum { guard = 64 };
 
 /* --- what is done with it -----------------------------------------------------------------------------------------
  */
+
+/* What a row of a weight has: entries, and the magnitudes of those that are finite; `tiny` where a product with one of
+ * them may underflow. */
+typedef struct row_sums {
+    double entries, magnitude;
+    int tiny;
+} row_sums;
+
+static void add_entry(row_sums *sums, double value) {
+    sums->entries++;
+    sums->tiny |= value != 0 && fabs(value) < 0x1p-60;
+    sums->magnitude += isfinite(value) ? fabs(value) : 0;
+}
+
+static row_sums sums_of(const coppice_weight *w, int64_t row) {
+    row_sums sums = {0};
+    int64_t cursor = 0;
+    for (int64_t first = 0; coppice_is_packed(w->layout) && first < w->cols; first += unpacked_slab) {
+        uint16_t columns[unpacked_slab];
+        float values[unpacked_slab];
+        const int count = coppice_unpack(w, row, first, &cursor, columns, values);
+        for (int entry = 0; entry < count; entry++)
+            add_entry(&sums, (double)values[entry]);
+    }
+    for (int64_t slab = 0; !coppice_is_packed(w->layout) && slab < coppice_slabs(w); slab++) {
+        const size_t first = coppice_first_entry(w, slab, row / w->height);
+        const size_t end = first + coppice_entries(w, slab, row / w->height);
+        for (size_t entry = first; entry < end; entry++)
+            add_entry(&sums, (double)coppice_load(w->type, w->values, (int64_t)entry * w->height + row % w->height));
+    }
+    return sums;
+}
+
+/* What the arithmetic that is allowed gives up of a sum, by abi.h and no finite x above `largest`; NaN: anything. */
+static double given_up(const coppice_matmul_args *args, const row_sums *sums, double largest) {
+    const double magnitude = sums->magnitude * largest;
+    const int halves = args->type == COPPICE_F16 && args->weight.type == COPPICE_F16;
+    if (args->arithmetic != COPPICE_F32 && (sums->magnitude > 1e30 || largest < 0x1p-60))
+        return NAN;
+    if (args->arithmetic == COPPICE_F16 && halves)
+        return magnitude > 65000 ? NAN : fmin(sums->entries, 128) * 0x1p-10 * magnitude + sums->entries * 0x1p-24;
+    if (args->arithmetic == COPPICE_I8 && args->weight.type == COPPICE_I8)
+        return magnitude / 254;
+    return args->arithmetic == COPPICE_BF16 ? 0x1p-7 * magnitude : 0;
+}
 
 /* How far two variants may be apart in a row of y, before rounding to its type, where no finite x is above `largest`;
  * NaN: anything goes, because a sum may overflow, or a product or a scaled value underflow, in one of them alone. */
@@ -211,24 +69,16 @@ static double apart(const coppice_matmul_args *args, int64_t row, double largest
     const coppice_weight *w = &args->weight;
     const double scale = w->scales ? fabs((double)w->scales[row]) : 1;
     const double bias = args->bias && isfinite(args->bias[row]) ? fabs((double)args->bias[row]) : 0;
-    double magnitude = 0, terms = 3;
     if (!isfinite(scale) || scale > 0x1p60 || (scale != 0 && scale < 0x1p-60))
         return NAN;
-    for (int64_t slab = 0; slab < coppice_slabs(w); slab++) {
-        const size_t first = coppice_first_entry(w, slab, row / w->height);
-        const size_t end = first + coppice_entries(w, slab, row / w->height);
-        for (size_t entry = first; entry < end; entry++, terms++) {
-            const int64_t index = (int64_t)entry * w->height + row % w->height;
-            const double value = fabs((double)coppice_load(w->type, w->values, index));
-            if (value != 0 && value < 0x1p-60)
-                return NAN;
-            magnitude += isfinite(value) ? value * largest : 0;
-        }
-    }
+    const row_sums sums = sums_of(w, row);
+    const double magnitude = sums.magnitude * largest, terms = 3 + sums.entries;
     const double all = magnitude * scale + bias + largest; /* residual is no larger than x */
-    if (magnitude > 1e30 || all > 1e30)
+    if (sums.tiny || magnitude > 1e30 || all > 1e30)
         return NAN;
-    return 4 * terms * ((double)FLT_EPSILON * all + (double)FLT_MIN * fmax(1, scale)) + 2e-6 * (1 + all);
+    const double rounding = 4 * terms * ((double)FLT_EPSILON * all + (double)FLT_MIN * fmax(1, scale));
+    return rounding + 2e-6 * (1 + all) +
+           2 * scale * given_up(args, &sums, largest); /* activations: 1.5 times at most */
 }
 
 /* The largest finite magnitude among `count` elements, at least `least`. */
@@ -248,6 +98,15 @@ typedef struct result {
     size_t size; /* of y */
 } result;
 
+/* In bytes a pixel with infinity is NaN, though the reference may know better. */
+static int is_lost(const coppice_matmul_args *args, int64_t pixel) {
+    const int rounded = args->arithmetic == COPPICE_I8 && args->weight.type == COPPICE_I8;
+    for (int64_t column = 0; column < args->weight.cols && rounded; column++)
+        if (!isfinite(coppice_load(args->type, args->x, column * args->x_stride + pixel)))
+            return 1;
+    return 0;
+}
+
 static void compare(const coppice_matmul_args *args, const result *to, const char *name) {
     const double unit = args->type == COPPICE_F32 ? 0 : args->type == COPPICE_F16 ? 0x1p-10 : 0x1p-7;
     for (int64_t row = 0; row < args->weight.rows; row++)
@@ -255,7 +114,7 @@ static void compare(const coppice_matmul_args *args, const result *to, const cha
             const int64_t place = row * args->y_stride + pixel;
             double a = (double)coppice_load(args->type, to->y, place);
             double b = (double)coppice_load(args->type, to->expected, place);
-            if ((isnan(a) && isnan(b)) || a == b)
+            if ((isnan(a) && isnan(b)) || a == b || (isnan(a) && is_lost(args, pixel)))
                 continue;
             if (args->type == COPPICE_F16) /* one of them may have been rounded to infinity */
                 a = fmin(fmax(a, -65536), 65536), b = fmin(fmax(b, -65536), 65536);
@@ -309,6 +168,7 @@ static void multiply(source *s, const coppice_weight *w) {
     coppice_matmul_args args = {.weight = *w,
                                 .type = (int32_t)below(s, 3),
                                 .activation = below(s, 3) ? 0 : (int32_t)below(s, 5),
+                                .arithmetic = below(s, 2) ? COPPICE_F32 : (int32_t)below(s, 4),
                                 .pixels = below(s, 2) ? below(s, 6) : below(s, 130),
                                 .lower = below(s, 2) ? 0 : -INFINITY,
                                 .upper = below(s, 3) ? INFINITY : 6,
@@ -318,7 +178,8 @@ static void multiply(source *s, const coppice_weight *w) {
     args.work.scratch_bytes = coppice_matmul_scratch(&args);
     const int64_t x_count = w->cols && args.pixels ? (w->cols - 1) * args.x_stride + args.pixels : 0;
     const int64_t y_count = w->rows && args.pixels ? (w->rows - 1) * args.y_stride + args.pixels : 0;
-    if (x_count > most_elements || y_count > most_elements || args.work.scratch_bytes > 1 << 25)
+    if (w->rows > most_elements || x_count > most_elements || y_count > most_elements ||
+        args.work.scratch_bytes > 1 << 25)
         return;
     const int64_t size = (int64_t)coppice_type_size(args.type);
     void *x = array(x_count, size), *residual = array(y_count, size);
@@ -326,9 +187,9 @@ static void multiply(source *s, const coppice_weight *w) {
     result to = {.size = (size_t)(y_count * size)};
     to.memory = malloc(to.size + 2 * guard), to.expected = malloc(to.size), to.y = to.memory + guard;
     args.work.scratch = malloc((size_t)args.work.scratch_bytes);
-    fill(s, args.type, x, x_count);
-    fill(s, args.type, residual, y_count);
-    fill(s, COPPICE_F32, bias, w->rows);
+    fill_elements(s, args.type, x, x_count);
+    fill_elements(s, args.type, residual, y_count);
+    fill_elements(s, COPPICE_F32, bias, w->rows);
     memset(to.memory, 0x33, to.size + 2 * guard);
     args.x = x, args.y = to.y;
     args.bias = below(s, 2) ? bias : NULL, args.residual = below(s, 4) ? NULL : residual;
@@ -348,10 +209,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     source s = {data, data + size, 2166136261u};
-    coppice_weight weight = random_sizes(&s);
-    const blocks held = fill_weight(&s, &weight);
+    blocks held;
+    const coppice_weight weight = random_weight(&s, &held);
     if (coppice_weight_validate(&weight) == COPPICE_OK)
         multiply(&s, &weight);
-    free(held.starts), free(held.columns), free(held.values), free(held.scales);
+    free_blocks(&held);
     return 0;
 }

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from coppice.kernels import KernelError, Weight, matmul
-from coppice.kernels._format import FORMAT
+from coppice.kernels._format import ARRAYS, FORMAT
+from coppice.kernels._weight import Type
 from kernelkit import available
 
 MATRIX = np.where(np.arange(60).reshape(6, 10) % 3 == 0, np.arange(60).reshape(6, 10) - 20.5, 0).astype(np.float32)
@@ -20,7 +21,7 @@ MATRIX = np.where(np.arange(60).reshape(6, 10) % 3 == 0, np.arange(60).reshape(6
 
 def expect_same(one: Weight, other: Weight) -> None:
     assert repr(one) == repr(other)
-    for name in ("values", "starts", "columns", "scales"):
+    for name in ARRAYS:
         a, b = getattr(one, name), getattr(other, name)
         assert (a is None) == (b is None)
         assert a is None or (a.dtype == b.dtype and a.tobytes() == b.tobytes())
@@ -86,12 +87,16 @@ def test_other_bytes_are_refused(data: bytes, fact: str) -> None:
     assert caught.value.remedy
 
 
+KINDS: tuple[Type, ...] = ("float32", "float16", "bfloat16", "int8")
 WEIGHTS = [
     Weight.sparse(MATRIX, height=height, type=kind, slab=slab)
-    for kind in ("float32", "float16", "bfloat16", "int8")
+    for kind in KINDS
     for height in (1, 4)
     for slab in (4, 64)
 ] + [Weight.dense(MATRIX, height=4, slab=4), Weight.dense(MATRIX, type="int8"), Weight.sparse(MATRIX[:, :0])]
+WEIGHTS += [Weight.sell(MATRIX), Weight.sell(np.tri(70, 300, dtype=np.float32))]
+WEIGHTS += [Weight.bitmask(MATRIX, type=kind) for kind in KINDS]
+WEIGHTS += [Weight.n_of_m(MATRIX[:, :8], n, 4, type=kind) for kind in KINDS for n in (2, 3)]
 CHANGES = [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 16, 40, 63, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1, 2**31]
 
 
