@@ -51,6 +51,8 @@ def _positions(weight: Weight) -> Index:
 
 
 def _fault(weight: Weight) -> Fault:
+    if not weight.entries:
+        return None  # however many columns there are
     positions = _positions(weight)
     entry = np.arange(_count(weight))
     group = entry % (weight.kept * CHUNK // weight.group) // weight.kept
@@ -66,10 +68,11 @@ def _fault(weight: Weight) -> Fault:
 
 
 def _entries(weight: Weight) -> tuple[Index, Index, Index]:
-    count = _count(weight)
+    if not weight.entries:
+        none = np.zeros(0, np.int64)
+        return none, none, none
     column = _positions(weight)
-    if weight.entries:
-        column += (np.arange(count) // (weight.kept * CHUNK // weight.group) * CHUNK)[:, None]
+    column += (np.arange(_count(weight)) // (weight.kept * CHUNK // weight.group) * CHUNK)[:, None]
     band, _, lane = np.indices(column.shape)
     row = (band * LANES + lane).ravel()
     inside = np.flatnonzero(row < weight.rows)

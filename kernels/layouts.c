@@ -87,9 +87,9 @@ static int position_of(const coppice_weight *weight, int64_t row, int64_t entry)
 }
 
 static int32_t validate_n_of_m(const coppice_weight *weight) {
-    const int64_t count = coppice_row_entries(weight);
+    const int64_t count = coppice_row_entries(weight), rows = count ? weight->rows : 0;
     const int chunk = coppice_chunk_entries(weight);
-    for (int64_t row = 0; row < weight->rows; row++)
+    for (int64_t row = 0; row < rows; row++)
         for (int64_t entry = 0; entry < count; entry++) {
             const int position = position_of(weight, row, entry);
             const int rises = entry % weight->kept == 0 || position_of(weight, row, entry - 1) < position;

@@ -257,6 +257,7 @@ static void check_patterns(void) {
     REFUSED(COPPICE_COLUMNS, bad.positions = outside);
     REFUSED(COPPICE_COLUMNS, bad.positions = past);
     REFUSED(COPPICE_OK, (bad.positions = outside, bad.rows = 0, bad.entries = 0));
+    REFUSED(COPPICE_OK, (bad.rows = INT32_MAX, bad.cols = bad.entries = 0, bad.positions = NULL, bad.values = NULL));
 }
 
 static void check_sliced(void) {

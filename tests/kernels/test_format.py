@@ -165,3 +165,14 @@ def test_a_weight_without_entries_costs_nothing() -> None:
     weight = Weight.from_bytes(save({"values": np.zeros((0, 4), np.float32)}, stated))
     assert weight.slabs == weight.cols == 2**31 - 1
     assert weight.places()[0].size == 0
+
+
+def test_a_pattern_without_entries_costs_nothing() -> None:
+    """Neither where it has no rows nor where it has no columns."""
+    for rows, cols in ((0, 1 << 30), (2**31 - 1, 0)):
+        shape = (-(-rows // 16), cols // 16, 16)  # 2 of 4: eight positions in a word
+        arrays = {"values": np.zeros((0, 16), np.float32), "positions": np.zeros(shape, np.uint32)}
+        stated = facts(rows=str(rows), cols=str(cols), slab="0", height="16", kept="2", group="4")
+        weight = Weight.from_bytes(save(arrays, stated))
+        assert (weight.rows, weight.cols, weight.entries) == (rows, cols, 0)
+        assert weight.places()[0].size == 0
