@@ -195,9 +195,9 @@ typedef struct coppice_window {
  *                 The sum may be off by (2^-7 + n * u) * m more, and by what it is off where every value, product and
  *                 sum below 2^-126 in magnitude is zero
  *   COPPICE_I8    where the weight is bytes, each pixel of x is rounded to the nearest multiple of 1/127 of its
- * greatest magnitude (over all columns), or of 2^-126 if that is more, ties to even; products and sums are integers.
- * The sum may be off by half of that multiple times the sum of the magnitudes of the row's values, and (n + 3) * u * m,
- * more. A pixel with NaN or infinity gives NaN
+ *                 greatest magnitude (over all columns), or of 2^-126 if that is more, ties to even; products and
+ *                 sums are integers. The sum may be off by half of that multiple times the sum of the magnitudes of
+ *                 the row's values, and by (n + 3) * u * m, more. A pixel with NaN or infinity gives NaN
  */
 typedef struct coppice_matmul_args {
     coppice_work work;
