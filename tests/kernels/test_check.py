@@ -67,6 +67,10 @@ def clang_with_fuzzer() -> str | None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
+@pytest.mark.skipif(
+    os.environ.get("COPPICE_TEST_FUZZER") != "1",
+    reason="compiles the library with clang for five minutes: COPPICE_TEST_FUZZER=1, or `make fuzz-weights`",
+)
 def test_fuzzer_of_weights(tmp_path: Path) -> None:
     """Half an hour of it is `make fuzz-weights`."""
     clang = clang_with_fuzzer()
