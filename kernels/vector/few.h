@@ -6,6 +6,13 @@
 
 enum { most_few = COPPICE_FEW_PIXELS };
 
+/* A CASE(height, pixels) for every height of bands and number of pixels, which are constants in its code. */
+/* clang-format off */
+#define FEW_CASES                                                                                                      \
+    CASE(4, 1) CASE(4, 2) CASE(4, 3) CASE(4, 4) CASE(8, 1) CASE(8, 2) CASE(8, 3) CASE(8, 4) CASE(16, 1) CASE(16, 2)    \
+    CASE(16, 3) CASE(16, 4)
+/* clang-format on */
+
 /* x of all columns in fp32, `pixels` side by side. */
 static inline const float *narrow_x(const coppice_matmul_args *args, float *room) {
     const int pixels = (int)args->pixels;

@@ -15,6 +15,7 @@
 #include "../layouts.h"
 #include "matvec.h"
 #include "panel.h"
+#include "tiles.h"
 
 /* One slab of a panel, and the bands that pass over it. */
 typedef struct pass {
@@ -133,17 +134,6 @@ static void run_tiles(const int rows, const int vectors, const pass *p, int64_t 
         break;
     switch (rows * 16 + vectors) { TILE_CASES }
 #undef CASE
-}
-
-/* Rows of the tallest tile of so many vectors. */
-static int tile_rows(int64_t height, int vectors) {
-    int tallest = 0;
-#define CASE(rows, width, chains)                                                                                      \
-    if (width == vectors && rows <= height && rows > tallest && (rows == 1) == (height == 1))                          \
-        tallest = rows;
-    TILE_CASES
-#undef CASE
-    return tallest;
 }
 
 static void run_bands(const pass *p) {

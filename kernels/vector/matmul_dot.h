@@ -8,12 +8,13 @@
  * Before this file come the vectors of the instruction set and what x86/avx512_bf16.h and the like say of their
  * elements: DEPTH, `narrow`, `dots` and the functions over them; DOT_SCALED where each pixel of x has a scale;
  * group_order and write_groups, which bring values into groups; and, by what the registers can hold,
- * DOT_PANEL_VECTORS(dense) and DOT_TILE_CASES, a CASE(rows, vectors, chains) for every tile; a sparse weight uses those
+ * DOT_PANEL_VECTORS(dense) and TILE_CASES, a CASE(rows, vectors, chains) for every tile; a sparse weight uses those
  * of a multiple of DEPTH. */
 #ifndef COPPICE_VECTOR_MATMUL_DOT_H
 #define COPPICE_VECTOR_MATMUL_DOT_H
 
 #include "panel.h"
+#include "tiles.h"
 
 #include <float.h>
 
@@ -24,7 +25,6 @@ enum { grouped_rows = 32, register_bytes = 64, most_panel_vectors = 6 };
 typedef struct dot_pass {
     const coppice_matmul_args *args;
     int64_t slab, first_band, end_band;
-    panel part;
     const char *x;       /* [columns or groups of the slab][pitch] */
     int64_t pitch;       /* bytes */
     const char *groups;  /* of first_band to end_band, each band after what its sums begin with */
@@ -258,19 +258,8 @@ static void run_dot_tiles(const int rows, const int vectors, const dot_pass *p, 
         else if (vectors % DEPTH == 0)                                                                                 \
             dot_tile(rows, vectors / DEPTH * DEPTH, chains, 0, p, row);                                                \
         break;
-    switch (rows * 16 + vectors) { DOT_TILE_CASES }
+    switch (rows * 16 + vectors) { TILE_CASES }
 #undef CASE
-}
-
-/* Rows of the tallest tile of so many vectors. */
-static int dot_tile_rows(int64_t height, int vectors) {
-    int tallest = 0;
-#define CASE(rows, width, chains)                                                                                      \
-    if (width == vectors && rows <= height && rows > tallest && (rows == 1) == (height == 1))                          \
-        tallest = rows;
-    DOT_TILE_CASES
-#undef CASE
-    return tallest;
 }
 
 /* For arguments that allow it. */
@@ -290,12 +279,12 @@ static void matmul_dots(const coppice_matmul_args *args) {
         const int64_t pixels = pixels_of(units, unit * LANES);
         const panel part = {units.first, (int)((pixels + LANES - 1) / LANES), (int)(pixels % LANES)};
         const int vectors = units.vectors * unit, padded = (vectors + DEPTH - 1) / DEPTH * DEPTH;
-        dot_pass p = {.args = args, .part = part, .x = (char *)x, .scales = scales, .sums = sums};
+        dot_pass p = {.args = args, .x = (char *)x, .scales = scales, .sums = sums};
         p.pitch = dense ? padded * register_bytes : padded / DEPTH * register_bytes;
         p.stride = (int64_t)vectors * LANES;
         if (DOT_SCALED)
             EACH_TYPE(args, set_scales(type, args, part, room, scales, inverse))
-        const int rows = dot_tile_rows(weight->height, vectors);
+        const int rows = tile_rows(weight->height, vectors);
         for (p.slab = 0; p.slab < slabs; p.slab++) {
             if (dense)
                 EACH_TYPE(args, pack_narrow(type, 1, args, p.slab, part, inverse, room, (char *)x, p.pitch))

@@ -3,13 +3,14 @@
  * As in matmul.h, bands pass over a block of x, here of fp16. A tile's sums are added to fp32 sums in scratch after
  * every SUMMED entries and at the end of a slab, which bounds their error as abi.h says.
  *
- * Before this file come the vectors of the instruction set, halves among them (arm/neon_fp16.h and the like), and HALF_
- * PANEL_VECTORS(height), HALF_TILE_VECTORS(height) and HALF_TILE_CASES: what matmul.h wants, in vectors of halves. */
+ * Before this file come the vectors of the instruction set, halves among them (arm/neon_fp16.h and the like), and
+ * HALF_PANEL_VECTORS(height), HALF_TILE_VECTORS(height) and TILE_CASES: what matmul.h wants, in vectors of halves. */
 #ifndef COPPICE_VECTOR_MATMUL_F16_H
 #define COPPICE_VECTOR_MATMUL_F16_H
 
 #include "../layouts.h"
 #include "panel.h"
+#include "tiles.h"
 
 #define SUMMED 128
 
@@ -110,19 +111,8 @@ static void run_half_tiles(const int rows, const int vectors, const half_pass *p
         else                                                                                                           \
             half_tile(rows, vectors, chains, 0, p, row, offset);                                                       \
         break;
-    switch (rows * 16 + vectors) { HALF_TILE_CASES }
+    switch (rows * 16 + vectors) { TILE_CASES }
 #undef CASE
-}
-
-/* Rows of the tallest tile of so many vectors. */
-static int half_tile_rows(int64_t height, int vectors) {
-    int tallest = 0;
-#define CASE(rows, width, chains)                                                                                      \
-    if (width == vectors && rows <= height && rows > tallest && (rows == 1) == (height == 1))                          \
-        tallest = rows;
-    HALF_TILE_CASES
-#undef CASE
-    return tallest;
 }
 
 static void run_half_bands(const half_pass *p) {
@@ -130,7 +120,7 @@ static void run_half_bands(const half_pass *p) {
     const int widest = HALF_TILE_VECTORS(height), tiles = (p->vectors + widest - 1) / widest;
     for (int number = 0; number < tiles; number++) {
         const int offset = number * p->vectors / tiles;
-        const int vectors = (number + 1) * p->vectors / tiles - offset, rows = half_tile_rows(height, vectors);
+        const int vectors = (number + 1) * p->vectors / tiles - offset, rows = tile_rows(height, vectors);
         for (int64_t row = 0; row < height; row += rows)
             run_half_tiles(rows, vectors, p, row, offset);
     }

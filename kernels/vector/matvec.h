@@ -77,20 +77,7 @@ static void add_any_band(const coppice_matmul_args *args, int64_t slab, int64_t 
 #define CASE(height, pixels)                                                                                           \
     case height * 8 + pixels:                                                                                          \
         TYPES(height, pixels)
-    switch (weight->height * 8 + args->pixels) {
-        CASE(4, 1)
-        CASE(4, 2)
-        CASE(4, 3)
-        CASE(4, 4)
-        CASE(8, 1)
-        CASE(8, 2)
-        CASE(8, 3)
-        CASE(8, 4)
-        CASE(16, 1)
-        CASE(16, 2)
-        CASE(16, 3)
-        CASE(16, 4)
-    }
+    switch (weight->height * 8 + args->pixels) { FEW_CASES }
 #undef CASE
 #undef TYPES
 }

@@ -1,28 +1,12 @@
 /* Pairs of bf16: what vector/matmul_dot.h is written in, where `vdpbf16ps` (AVX512-BF16) adds two products to a sum. */
-#include "avx512.h"
-
-#include <string.h>
+#include "avx512_dot.h"
 
 #define DEPTH      2
 #define DOT_SCALED 0
-#define DOT_BYTES  4 /* of a group, of one row */
 #define DOT_HEAD   0
 
 typedef uint16_t narrow;
-typedef __m512i narrows;
 typedef vector dots;
-
-static inline narrows narrow_zero(void) {
-    return _mm512_setzero_si512();
-}
-
-static inline narrows narrow_load(const char *from) {
-    return _mm512_loadu_si512(from);
-}
-
-static inline void narrow_store(char *to, narrows value) {
-    _mm512_storeu_si512(to, value);
-}
 
 /* Two vectors of pixels as bf16, in the order that `interleave` undoes: in each quarter of the register four pixels of
  * the first vector and then four of the second. */
@@ -36,13 +20,6 @@ static inline void interleave(narrows x[DEPTH]) {
     const narrows low = _mm512_unpacklo_epi16(x[0], x[1]);
     x[1] = _mm512_unpackhi_epi16(x[0], x[1]);
     x[0] = low;
-}
-
-/* One group of one row, in all lanes. */
-static inline narrows spread(const char *group) {
-    int32_t pair;
-    memcpy(&pair, group, sizeof pair);
-    return _mm512_set1_epi32(pair);
 }
 
 static inline dots dot_zero(void) {

@@ -2,30 +2,14 @@
  *
  * It multiplies unsigned bytes by signed ones. So x has 128 added, and sums begin with -128 times the sum of their
  * row's values. They wrap around, but what they end with is below 2^31 in a slab of 65536 columns. */
-#include "avx512.h"
-
-#include <string.h>
+#include "avx512_dot.h"
 
 #define DEPTH      4
 #define DOT_SCALED 1
-#define DOT_BYTES  4 /* of a group, of one row */
 #define DOT_HEAD   4 /* of what a row's sums begin with */
 
 typedef int8_t narrow;
-typedef __m512i narrows;
 typedef __m512i dots;
-
-static inline narrows narrow_zero(void) {
-    return _mm512_setzero_si512();
-}
-
-static inline narrows narrow_load(const char *from) {
-    return _mm512_loadu_si512(from);
-}
-
-static inline void narrow_store(char *to, narrows value) {
-    _mm512_storeu_si512(to, value);
-}
 
 /* Four vectors of pixels, rounded, plus 128, as bytes, in the order that `interleave` undoes: in each quarter of the
  * register four pixels of each vector. */
@@ -47,13 +31,6 @@ static inline void interleave(narrows x[DEPTH]) {
     x[1] = _mm512_unpackhi_epi16(low01, low23);
     x[2] = _mm512_unpacklo_epi16(high01, high23);
     x[3] = _mm512_unpackhi_epi16(high01, high23);
-}
-
-/* One group of one row, in all lanes. */
-static inline narrows spread(const char *group) {
-    int32_t four;
-    memcpy(&four, group, sizeof four);
-    return _mm512_set1_epi32(four);
 }
 
 static inline dots dot_zero(void) {

@@ -4,7 +4,7 @@
 #define HALF_PANEL_VECTORS(height) 6
 #define HALF_TILE_VECTORS(height)  6
 /* clang-format off */
-#define HALF_TILE_CASES                                                                                                \
+#define TILE_CASES                                                                                                     \
     CASE(1, 1, 4) CASE(1, 2, 4) CASE(1, 3, 4) CASE(1, 4, 2) CASE(1, 5, 2) CASE(1, 6, 2) CASE(4, 1, 4) CASE(4, 2, 2)    \
     CASE(4, 3, 2) CASE(4, 4, 1) CASE(4, 5, 1) CASE(4, 6, 1) CASE(8, 1, 2) CASE(8, 2, 1) CASE(8, 3, 1) CASE(16, 1, 1)
 /* clang-format on */

@@ -3,7 +3,7 @@
 
 #define DOT_PANEL_VECTORS(dense) ((dense) ? 6 : 4)
 /* clang-format off */
-#define DOT_TILE_CASES                                                                                                 \
+#define TILE_CASES                                                                                                     \
     CASE(1, 4, 2) CASE(4, 1, 2) CASE(4, 2, 1) CASE(4, 3, 1) CASE(4, 4, 1) CASE(4, 5, 1) CASE(4, 6, 1) CASE(8, 1, 1)    \
     CASE(8, 2, 1) CASE(8, 3, 1) CASE(16, 1, 1)
 /* clang-format on */

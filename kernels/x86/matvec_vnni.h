@@ -88,25 +88,12 @@ static void matvec_bytes(const coppice_matmul_args *args, float *room) {
     for (int64_t band = bands * args->work.share / args->work.shares; band < end; band++) {
         float sums[most_few * 16] = {0};
         for (int64_t slab = 0; slab < slabs; slab++)
-            switch (weight->height * 8 + args->pixels) {
 #define CASE(height, pixels)                                                                                           \
     case height * 8 + pixels:                                                                                          \
         add_bytes(height, pixels, weight, order, slab, band, &x, sums);                                                \
         break;
-                CASE(4, 1)
-                CASE(4, 2)
-                CASE(4, 3)
-                CASE(4, 4)
-                CASE(8, 1)
-                CASE(8, 2)
-                CASE(8, 3)
-                CASE(8, 4)
-                CASE(16, 1)
-                CASE(16, 2)
-                CASE(16, 3)
-                CASE(16, 4)
+            switch (weight->height * 8 + args->pixels) { FEW_CASES }
 #undef CASE
-            }
         finish_band(args, band, sums);
     }
 }
