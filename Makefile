@@ -113,7 +113,7 @@ bench-cifar: .venv/.test build/peers/.installed ## the same on CIFAR-10 with Res
 
 check-c: .venv/.build-tools ## the C library alone, under the address and undefined-behaviour sanitizers
 	$(BIN)/cmake -S . -B build/check-c -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
-	  -DCOPPICE_SANITIZE=ON -DCOPPICE_EMULATE_FP16=ON
+	  -DCOPPICE_SANITIZE=ON -DCOPPICE_EMULATE=ON
 	$(BIN)/cmake --build build/check-c -j $(JOBS)
 	$(BIN)/ctest --test-dir build/check-c --output-on-failure --no-tests=error
 

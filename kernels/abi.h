@@ -54,7 +54,8 @@ typedef enum coppice_status {
 
 /* Instruction sets. Each architecture has its own list, in which a higher number includes the lower ones; the library
  * knows the one that it was built for. AVX2 stands for AVX2, FMA and F16C; AVX512 for AVX-512 F, BW, DQ and VL;
- * AVX512_VNNI adds VNNI, VBMI and VBMI2; NEON_FP16 stands for NEON and FEAT_FP16 of Armv8.2. */
+ * AVX512_VNNI adds VNNI, VBMI and VBMI2; of AMX the system must allow the process its tiles; NEON_FP16 stands for NEON
+ * and FEAT_FP16 of Armv8.2. */
 typedef enum coppice_isa {
     COPPICE_GENERIC = 0,
     COPPICE_AVX2 = 1, /* x86-64 */
@@ -62,6 +63,8 @@ typedef enum coppice_isa {
     COPPICE_AVX512_VNNI = 3,
     COPPICE_AVX512_BF16 = 4,
     COPPICE_AVX512_FP16 = 5,
+    COPPICE_AMX_INT8 = 6,
+    COPPICE_AMX_BF16 = 7,
     COPPICE_NEON = 1, /* 64-bit Arm */
     COPPICE_NEON_FP16 = 2
 } coppice_isa;

@@ -1,4 +1,5 @@
 /* Which variants there are, which of them this machine can run, and running one. */
+#define _DEFAULT_SOURCE /* syscall */
 #include "kernels.h"
 
 #include <stdatomic.h>
@@ -7,6 +8,10 @@
 
 #if COPPICE_X86
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif COPPICE_ARM && defined(__linux__)
 #include <sys/auxv.h>
 #elif COPPICE_ARM && defined(__APPLE__)
@@ -21,6 +26,8 @@ static const char *const isa_names[] = {
     [COPPICE_AVX512_VNNI] = "avx512_vnni",
     [COPPICE_AVX512_BF16] = "avx512_bf16",
     [COPPICE_AVX512_FP16] = "avx512_fp16",
+    [COPPICE_AMX_INT8] = "amx_int8",
+    [COPPICE_AMX_BF16] = "amx_bf16",
 #elif COPPICE_ARM
     [COPPICE_NEON] = "neon",
     [COPPICE_NEON_FP16] = "neon_fp16",
@@ -40,11 +47,21 @@ static unsigned saved_state(void) {
     return low;
 }
 
+/* Linux saves the tiles of a process that has asked for them (its Documentation/arch/x86/xstate.rst). */
+static int tiles_allowed(void) {
+#if COPPICE_X86_AMX && !COPPICE_EMULATE && defined(__linux__)
+    enum { ask_for_permission = 0x1023, tile_data = 18 }; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */
+    return syscall(SYS_arch_prctl, ask_for_permission, tile_data) == 0;
+#else
+    return COPPICE_EMULATE;
+#endif
+}
+
 /* Intel SDM volume 1, 13.2 and 15.2-15.4: the CPU must have the instructions and the system must save the registers. */
 static int detect(void) {
-    enum { ymm_saved = 0x06, zmm_saved = 0xe6 };
-    enum { vbmi = 1 << 1, vbmi2 = 1 << 6, avx512_vnni = 1 << 11 }; /* leaf 7, ecx */
-    enum { avx512_fp16 = 1 << 23, avx512_bf16 = 1 << 5 };          /* leaf 7, edx; its subleaf 1, eax */
+    enum { ymm_saved = 0x06, zmm_saved = 0xe6, tiles_saved = 0x60000 };
+    enum { vbmi = 1 << 1, vbmi2 = 1 << 6, avx512_vnni = 1 << 11 };                                /* leaf 7, ecx */
+    enum { amx_bf16 = 1 << 22, avx512_fp16 = 1 << 23, amx_int8 = 3 << 24, avx512_bf16 = 1 << 5 }; /* edx; 7.1, eax */
     unsigned eax, ebx, ecx, edx;
     if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE) || !(ecx & bit_AVX) || !(ecx & bit_FMA) ||
         !(ecx & bit_F16C))
@@ -60,7 +77,13 @@ static int detect(void) {
         return COPPICE_AVX512;
     if (eax < 1 || !__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) || !(eax & avx512_bf16))
         return COPPICE_AVX512_VNNI;
-    return features & avx512_fp16 || COPPICE_EMULATE_FP16 ? COPPICE_AVX512_FP16 : COPPICE_AVX512_BF16;
+    if (COPPICE_EMULATE)
+        return COPPICE_AMX_BF16;
+    if (!(features & avx512_fp16))
+        return COPPICE_AVX512_BF16;
+    if ((features & amx_int8) != amx_int8 || (saved & tiles_saved) != tiles_saved || !tiles_allowed())
+        return COPPICE_AVX512_FP16;
+    return features & amx_bf16 ? COPPICE_AMX_BF16 : COPPICE_AMX_INT8;
 }
 
 #elif COPPICE_ARM

@@ -18,9 +18,13 @@
 #define COPPICE_X86_FP16 0
 #endif
 
-/* Whether what AVX512-FP16 does is computed without it, for the check program. */
-#ifndef COPPICE_EMULATE_FP16
-#define COPPICE_EMULATE_FP16 0
+#ifndef COPPICE_X86_AMX
+#define COPPICE_X86_AMX 0
+#endif
+
+/* Whether what AVX512-FP16 and AMX do is computed without them, for the check program. */
+#ifndef COPPICE_EMULATE
+#define COPPICE_EMULATE 0
 #endif
 
 #ifndef COPPICE_ARM
@@ -126,6 +130,18 @@ static inline int64_t coppice_grouped(const coppice_weight *weight) {
     const int64_t columns = weight->cols < weight->slab ? weight->cols : weight->slab;
     const int64_t band = weight->height * (int64_t)sizeof(uint16_t) * (columns + 2 * COPPICE_GROUP_MOST);
     return COPPICE_GROUPED + band + COPPICE_SCRATCH_ALIGNMENT;
+}
+
+/* Dense weights may meet x in tiles of 1 KB: so many of them, at most, are sixteen rows of so many columns in two bytes
+ * each. Bytes of scratch for that: three such rows of tiles, and the columns of a panel. */
+static inline int64_t coppice_tile_steps(int64_t columns) {
+    return columns / 32 + 1;
+}
+
+static inline int64_t coppice_tiled(const coppice_weight *weight) {
+    enum { rows_of_tiles = 3, tile = 1024, tile_columns = 32 };
+    const int64_t steps = coppice_tile_steps(weight->cols < weight->slab ? weight->cols : weight->slab);
+    return (rows_of_tiles * steps + 1) * tile + steps * tile_columns * (int64_t)sizeof(uint16_t) * COPPICE_PANEL_PIXELS;
 }
 
 /* Columns of x that weight_gradient has at hand at a time, and pixels of them: a quarter of a megabyte, or four vectors

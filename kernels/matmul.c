@@ -104,9 +104,11 @@ int64_t coppice_matmul_scratch(const coppice_matmul_args *args) {
     const coppice_weight *weight = &args->weight;
     const int64_t few = args->pixels < COPPICE_FEW_PIXELS ? args->pixels : COPPICE_FEW_PIXELS;
     const int64_t edges = 3 * COPPICE_SCRATCH_ALIGNMENT, whole = coppice_few_width(weight) * few;
-    if (!coppice_is_packed(weight->layout))
-        return larger(whole, panel_floats(weight)) * (int64_t)sizeof(float) + coppice_grouped(weight) +
+    if (!coppice_is_packed(weight->layout)) {
+        const int64_t tiled = weight->layout == COPPICE_DENSE ? coppice_tiled(weight) : 0;
+        return larger(whole, panel_floats(weight)) * (int64_t)sizeof(float) + larger(coppice_grouped(weight), tiled) +
                COPPICE_GROUP_SLACK + edges;
+    }
     const coppice_weight unpacked = coppice_unpacked(weight);
     const int64_t panels = panel_floats(&unpacked) * (int64_t)sizeof(float) + edges + coppice_unpacked_bytes(weight);
     return larger(whole * (int64_t)sizeof(float) + edges, panels);

@@ -27,10 +27,12 @@ TYPICAL = (
 
 #: Arithmetic that may be allowed: of which weight and activation, and the instruction sets that have it.
 ARITHMETIC: dict[Type, tuple[Type, Type, tuple[str, ...]]] = {
-    "float16": ("float16", "float16", ("neon_fp16", "avx512_fp16")),
-    "bfloat16": ("bfloat16", "bfloat16", ("avx512_bf16", "avx512_fp16")),
-    "int8": ("int8", "float32", ("avx512_vnni", "avx512_bf16", "avx512_fp16")),
+    "float16": ("float16", "float16", ("neon_fp16", "avx512_fp16", "amx_int8", "amx_bf16")),
+    "bfloat16": ("bfloat16", "bfloat16", ("avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16")),
+    "int8": ("int8", "float32", ("avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16")),
 }
+#: Of those, what dense weights do by tiles.
+TILES = {"int8": ("amx_int8", "amx_bf16"), "bfloat16": ("amx_bf16",)}
 
 #: Products (rows * cols * pixels) up to which the slow variants take part: seconds a round, not minutes.
 SLOW = {"generic": 1 << 27, "numba": 1 << 30}
@@ -109,7 +111,7 @@ def contenders() -> list[Contender]:
         integers = [types for types in given_up if types[2] == "int8"]
         kinds = dict.fromkeys(LAYOUTS, exact + given_up) | {"bitmask": exact + integers, "n:16": exact}
         kinds["sell"] = [("int8", "float32", "float32"), *integers]
-        if variant.isa.startswith("avx512"):
+        if variant.isa.startswith(("avx512", "amx")):
             kinds["code"] = exact
         ours += [_ours(variant, layout, *types) for layout in kinds for types in kinds[layout]]
     return [*peers()[:1], *ours, *peers()[1:], *runtimes()]
@@ -136,9 +138,15 @@ def _ours(variant: Variant, layout: str, weight: Type, activation: Any, arithmet
         arithmetic=arithmetic,
         height=FEW[layout] if layout in FEW else LAYOUTS.get(layout, 1) or 1,
         dense=layout == "dense",
-        peak=variant.isa if arithmetic == "float32" else SHORT[arithmetic],
+        peak=_peak(variant, layout, arithmetic),
         suits=suits,
     )
+
+
+def _peak(variant: Variant, layout: str, arithmetic: Type) -> str:
+    if arithmetic == "float32":
+        return variant.isa
+    return SHORT[arithmetic] + " tiles" * (layout == "dense" and variant.isa in TILES.get(arithmetic, ()))
 
 
 def select(patterns: Sequence[str], baseline: str) -> list[Contender]:

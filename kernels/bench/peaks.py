@@ -31,8 +31,9 @@ class Unit:
         width: bytes of a vector register.
         features: of the processor, that the compiler may use.
         isa: that must be there.
-        instruction: sum $0 += $1 * $2; None: the compiler's fused multiply-add of fp32.
+        instruction: sum $0 += $1 * $2; None: the compiler's fused multiply-add of fp32; of tiles its name.
         products: of one instruction in each 32 bits.
+        tiles: it multiplies tiles of sixteen rows, each of one such register.
     """
 
     width: int
@@ -40,6 +41,7 @@ class Unit:
     isa: str
     instruction: str | None = None
     products: int = 1
+    tiles: bool = False
 
 
 #: fp32 by instruction set, others by the type of what is multiplied.
@@ -50,8 +52,12 @@ UNITS = {
     "int8": Unit(64, "+avx512f,+avx512vnni", "avx512_vnni", "vpdpbusd $2, $1, $0", 4),
     "bf16": Unit(64, "+avx512f,+avx512bf16", "avx512_bf16", "vdpbf16ps $2, $1, $0", 2),
     "fp16": Unit(64, "+avx512f,+avx512fp16", "avx512_fp16", "vfmadd231ph $2, $1, $0", 2),
+    "int8 tiles": Unit(64, "+amx-tile,+amx-int8", "amx_int8", "tdpbsud", 4, tiles=True),
+    "bf16 tiles": Unit(64, "+amx-tile,+amx-bf16", "amx_bf16", "tdpbf16ps", 2, tiles=True),
 }
 SUMS, LOADS = 12, 8
+#: Tiles of sums; a tile has so many rows, and groups of products.
+TILES, ROWS = 6, 16
 #: Sizes of the arrays that are read: from well inside of the first-level cache to beyond the last one.
 SIZES = tuple(1 << bits for bits in range(13, 28))
 #: Seconds of one run, and runs of which the best counts.
@@ -98,7 +104,9 @@ def measure_peaks(threads: int = 1) -> Peaks:
     widest = max(usable, key=lambda name: UNITS[name].width)
     gflops = {}
     for name in usable:
-        operations = 2 * SUMS * UNITS[name].width // 4 * UNITS[name].products
+        unit = UNITS[name]
+        together = TILES * ROWS * ROWS if unit.tiles else SUMS
+        operations = 2 * together * unit.width // 4 * unit.products
         gflops[name] = 1e-9 * _best([_loop(name).sums] * threads, operations)
     reads = {}
     for size in SIZES:
@@ -170,7 +178,7 @@ def _loop(name: str) -> Loop:
     llvm.initialize_native_asmparser()
     machine = llvm.Target.from_default_triple().create_target_machine(features=UNITS[name].features, opt=2)
     module = ir.Module()
-    _write_sums(ir, module, width // 4, UNITS[name].instruction)
+    (_write_tiles if UNITS[name].tiles else _write_sums)(ir, module, width // 4, UNITS[name].instruction)
     _write_read(ir, module, width // 4)
     parsed = llvm.parse_assembly(str(module))
     parsed.verify()
@@ -212,6 +220,34 @@ def _write_sums(ir: Any, module: Any, lanes: int, instruction: str | None) -> No
     for other in found[1:]:
         total = build.fadd(total, other)
     build.store(total, build.inttoptr(function.args[1], vector.as_pointer()), align=4)
+    build.ret_void()
+
+
+def _write_tiles(ir: Any, module: Any, lanes: int, instruction: str | None) -> None:
+    """sums(rounds, out): so many rounds of products of two tiles of zeros, added to each of the other tiles; out holds
+    what the tiles are like (Intel SDM volume 1, 18.3) in the meantime."""
+    long, byte = ir.IntType(64), ir.IntType(8)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [long, long]), "sums")
+    entry, body, end = (function.append_basic_block() for _ in range(3))
+
+    def run(build: Any, text: str, *operands: Any) -> None:
+        kind = ir.FunctionType(ir.VoidType(), [operand.type for operand in operands])
+        places = ",".join(["r"] * len(operands) + ["~{memory}"])
+        build.call(ir.InlineAsm(kind, text, places, side_effect=True), operands)
+
+    palette, sizes = [1, *[0] * 15], [lanes * 4, 0] * 8 + [0] * 16 + [ROWS] * 8 + [0] * 8
+    build = ir.IRBuilder(entry)
+    whole = ir.ArrayType(byte, 64)
+    build.store(ir.Constant(whole, palette + sizes), build.inttoptr(function.args[1], whole.as_pointer()))
+    run(build, "ldtilecfg ($0)", function.args[1])
+    build.branch(body)
+    build = ir.IRBuilder(body)
+    count = build.phi(long)
+    for tile in range(TILES):
+        run(build, f"{instruction} %tmm{TILES}, %tmm{TILES + 1}, %tmm{tile}")
+    _next(ir, build, count, function.args[0], entry, end)
+    build = ir.IRBuilder(end)
+    run(build, "tilerelease")
     build.ret_void()
 
 

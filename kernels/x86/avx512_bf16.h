@@ -1,6 +1,8 @@
 /* Pairs of bf16: what vector/matmul_dot.h is written in, where `vdpbf16ps` (AVX512-BF16) adds two products to a sum. */
 #include "avx512_dot.h"
 
+#include "../vector/elements.h"
+
 #define DEPTH      2
 #define DOT_SCALED 0
 #define DOT_HEAD   0
@@ -41,4 +43,35 @@ static inline vector dot_value(dots sum) {
 
 static inline dots dot(dots sum, narrows x, narrows value) {
     return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)value);
+}
+
+/* --- groups of values -----------------------------------------------------------------------------------------------
+ */
+
+/* Where each value of a group stands in the weight: [row][entry] in [entry][row]. */
+static narrows group_order(int height) {
+    uint16_t order[2 * LANES];
+    for (int i = 0; i < 2 * LANES; i++)
+        order[i] = (uint16_t)((i / 2 / height * 2 + i % 2) * height + i / 2 % height);
+    return _mm512_loadu_si512(order);
+}
+
+/* `count` values from `first` on, rounded, as groups. */
+static void write_groups(const coppice_weight *weight, narrows order, size_t first, size_t count, char *to) {
+    if (weight->type == COPPICE_BF16) {
+        const uint16_t *values = (const uint16_t *)weight->values + first;
+        for (size_t done = 0; done < count; done += 2 * LANES, to += 4 * LANES) {
+            const __mmask32 held = count - done < 2 * LANES ? ~0u >> (2 * LANES - (count - done)) : ~0u;
+            _mm512_storeu_si512(to, _mm512_permutexvar_epi16(order, _mm512_maskz_loadu_epi16(held, values + done)));
+        }
+        return;
+    }
+    for (size_t done = 0; done < count; done += 2 * LANES, to += 4 * LANES) {
+        const int left = count - done < 2 * LANES ? (int)(count - done) : 2 * LANES;
+        const vector low = values_at(weight->type, weight->values, first + done, left < LANES ? left : LANES);
+        const vector high =
+            left < LANES ? zero() : values_at(weight->type, weight->values, first + done + LANES, left - LANES);
+        const __m512i values = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+        _mm512_storeu_si512(to, _mm512_permutexvar_epi16(order, values));
+    }
 }

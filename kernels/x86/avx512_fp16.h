@@ -1,6 +1,6 @@
 /* Vectors of thirty-two fp16 with arithmetic of their own (AVX512-FP16), beside the sixteen fp32 of avx512.h.
  *
- * Their two instructions are written out, so that a compiler need not know them. With COPPICE_EMULATE_FP16 they are
+ * Their two instructions are written out, so that a compiler need not know them. With COPPICE_EMULATE they are
  * computed by fp32 instead, rounded after every addition: for the check program, on machines that lack them. */
 #include "avx512.h"
 
@@ -29,7 +29,7 @@ static inline vector half_high(halves a) {
     return _mm512_cvtph_ps(_mm512_extracti64x4_epi64(a, 1));
 }
 
-#if COPPICE_EMULATE_FP16
+#if COPPICE_EMULATE
 
 static inline halves both_halves(vector low, vector high) {
     return _mm512_inserti64x4(_mm512_castsi256_si512(to_f16(low)), to_f16(high), 1);

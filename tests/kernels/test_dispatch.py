@@ -56,7 +56,7 @@ ISAS = _load.load().isa_names() if kernels.status().library else []
 
 def test_the_names_of_instruction_sets() -> None:
     arm = ["neon", "neon_fp16"]
-    intel = ["avx2", "avx512", "avx512_vnni", "avx512_bf16", "avx512_fp16"]
+    intel = ["avx2", "avx512", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16"]
     expected = {"x86_64": intel, "aarch64": arm, "arm64": arm}
     assert expected.get(platform.machine(), []) == ISAS[1:]
     assert ISAS[0] == "generic"
