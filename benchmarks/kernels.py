@@ -23,7 +23,6 @@ from coppice.kernels.bench.statistics import PAIRED, differs, paired
 
 #: Beside the page.
 ROOFLINE = "kernels_roofline.png"
-BEGIN, END = "<!-- measured -->\n", "<!-- end of measured -->\n"
 #: Read whole models without an hour of 7-billion-parameter matrices of many tokens.
 MODELS = [name for name in dict.fromkeys(s.model for s in load_shapes()) if name != "llama_7b_prefill"]
 
@@ -241,13 +240,14 @@ def section(report: BenchReport) -> str:
     return "\n".join(parts)
 
 
-def put(page: Path, text: str) -> None:
-    """Replace what stands between the marks of ``page``."""
+def put(page: Path, text: str, mark: str) -> None:
+    """Replace what stands between the marks of that name in ``page``."""
+    begin, end = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->\n"
     held = page.read_text(encoding="utf-8")
-    found = re.search(re.escape(BEGIN) + ".*?" + re.escape(END), held, re.DOTALL)
+    found = re.search(re.escape(begin) + ".*?" + re.escape(end), held, re.DOTALL)
     if found is None:
-        raise SystemExit(f"{page} has no line {BEGIN.strip()}: add it and {END.strip()} where the tables belong")
-    page.write_text(held[: found.start()] + BEGIN + text + END + held[found.end() :], encoding="utf-8")
+        raise SystemExit(f"{page} has no line {begin.strip()}: add it and {end.strip()} where the tables belong")
+    page.write_text(held[: found.start()] + begin + text + end + held[found.end() :], encoding="utf-8")
 
 
 def main() -> None:
@@ -274,7 +274,7 @@ def main() -> None:
     print(text)
     if asked.docs is not None:
         asked.docs.with_name(ROOFLINE).write_bytes(roofline(report))
-        put(asked.docs, text)
+        put(asked.docs, text, "measured")
 
 
 if __name__ == "__main__":

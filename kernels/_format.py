@@ -31,7 +31,14 @@ def pack(weight: Weight) -> bytes:
     sizes = {name: str(getattr(weight, name)) for name in (*SIZES, *OPTIONAL_SIZES)}
     facts = {name: size for name, size in sizes.items() if name in SIZES or size != "0"}
     facts |= {"format": FORMAT, "type": weight.type}
-    return save({name: array for name, array in arrays.items() if array is not None}, facts)
+    return _in_order(save({name: array for name, array in arrays.items() if array is not None}, facts))
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with its header in order: safetensors writes metadata in another one each time."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    return data[:8] + header.ljust(end - 8) + data[end:]
 
 
 def unpack(data: bytes) -> dict[str, Any]:

@@ -62,15 +62,17 @@ def _fault(weight: Weight) -> Fault:
     outside = weight.columns.astype(np.int64) * UNIT >= weight.cols
     if outside.any():
         return "columns", f"entry {int(np.argmax(outside))} begins past the last column"
-    column, band = _columns(weight), np.repeat(np.arange(weight.bands), np.diff(weight.starts))
+    assert weight.offsets is not None
+    band = np.repeat(np.arange(weight.bands, dtype=np.uint32), np.diff(weight.starts))
     for lane in range(LANES):
         used = np.flatnonzero(weight.values[:, lane])
-        own, owner = column[:, lane].ravel()[used], band[used // QUAD]
-        wrong = own >= weight.cols
-        wrong[1:] |= (owner[1:] == owner[:-1]) & (own[1:] <= own[:-1])
+        entry = used // QUAD
+        column = weight.columns[entry].astype(np.int64) * UNIT + weight.offsets[:, lane].ravel()[used]
+        wrong = column >= weight.cols
+        wrong[1:] |= (band[entry[1:]] == band[entry[:-1]]) & (column[1:] <= column[:-1])
         if wrong.any():
-            entry = int(used[np.argmax(wrong)]) // QUAD
-            return "offsets", f"entry {entry}, lane {lane}: outside of the matrix, or not after the value before it"
+            first = int(entry[np.argmax(wrong)])
+            return "offsets", f"entry {first}, lane {lane}: outside of the matrix, or not after the value before it"
     if weight.lanes is None:
         return None
     row = np.arange(weight.rows)

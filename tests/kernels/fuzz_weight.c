@@ -98,11 +98,23 @@ typedef struct result {
     size_t size; /* of y */
 } result;
 
-/* In bytes a pixel with infinity is NaN, though the reference may know better. */
+/* Elements of x from its first to its last. */
+static int64_t extent_of_x(const coppice_matmul_args *args) {
+    const coppice_window *w = args->window;
+    if (!w)
+        return args->weight.cols && args->pixels ? (args->weight.cols - 1) * args->x_stride + args->pixels : 0;
+    if (!w->channels || !w->height || !w->width)
+        return 0;
+    return (w->channels - 1) * w->channel_stride + (w->height - 1) * w->row_stride + w->width;
+}
+
+/* In bytes a pixel with infinity is NaN, though the reference may know better. Any pixel of windows may have it. */
 static int is_lost(const coppice_matmul_args *args, int64_t pixel) {
-    const int rounded = args->arithmetic == COPPICE_I8 && args->weight.type == COPPICE_I8;
-    for (int64_t column = 0; column < args->weight.cols && rounded; column++)
-        if (!isfinite(coppice_load(args->type, args->x, column * args->x_stride + pixel)))
+    const int64_t stride = args->window ? 1 : args->x_stride, end = extent_of_x(args);
+    if (args->arithmetic != COPPICE_I8 || args->weight.type != COPPICE_I8)
+        return 0;
+    for (int64_t place = args->window ? 0 : pixel; place < end; place += stride)
+        if (!isfinite(coppice_load(args->type, args->x, place)))
             return 1;
     return 0;
 }
@@ -164,19 +176,44 @@ static void run_code(coppice_matmul_args *args, result *to) {
     free(written);
 }
 
+/* Windows with a column for each of so many; NULL where their number has no kernel, or by chance. */
+static const coppice_window *random_window(source *s, int64_t cols, coppice_window *w) {
+    *w = (coppice_window){.height = below(s, 10),
+                          .width = below(s, 30),
+                          .kernel_y = 1 + below(s, 3),
+                          .kernel_x = 1 + below(s, 3),
+                          .stride_y = 1 + below(s, 3),
+                          .stride_x = 1 + below(s, 3),
+                          .dilation_y = 1 + below(s, 2),
+                          .dilation_x = 1 + below(s, 2),
+                          .pad_y = below(s, 4),
+                          .pad_x = below(s, 4),
+                          .out_height = below(s, 6),
+                          .out_width = below(s, 40)};
+    w->channels = cols / (w->kernel_y * w->kernel_x);
+    w->row_stride = w->width + below(s, 4) / 3 * below(s, 5);
+    w->channel_stride = w->height * w->row_stride + below(s, 4) / 3 * below(s, 5);
+    return w->channels * w->kernel_y * w->kernel_x == cols && below(s, 2) ? w : NULL;
+}
+
 static void multiply(source *s, const coppice_weight *w) {
+    coppice_window windows;
+    const coppice_window *window = below(s, 2) ? random_window(s, w->cols, &windows) : NULL;
     coppice_matmul_args args = {.weight = *w,
                                 .type = (int32_t)below(s, 3),
                                 .activation = below(s, 3) ? 0 : (int32_t)below(s, 5),
                                 .arithmetic = below(s, 2) ? COPPICE_F32 : (int32_t)below(s, 4),
+                                .window = window,
                                 .pixels = below(s, 2) ? below(s, 6) : below(s, 130),
                                 .lower = below(s, 2) ? 0 : -INFINITY,
                                 .upper = below(s, 3) ? INFINITY : 6,
                                 .work = {.shares = 1 + (int32_t)below(s, 3)}};
+    if (window)
+        args.pixels = window->out_height * window->out_width;
     args.x_stride = args.pixels + below(s, 4) / 3 * below(s, 9);
     args.y_stride = args.residual_stride = args.pixels + below(s, 4) / 3 * below(s, 9);
     args.work.scratch_bytes = coppice_matmul_scratch(&args);
-    const int64_t x_count = w->cols && args.pixels ? (w->cols - 1) * args.x_stride + args.pixels : 0;
+    const int64_t x_count = extent_of_x(&args);
     const int64_t y_count = w->rows && args.pixels ? (w->rows - 1) * args.y_stride + args.pixels : 0;
     if (w->rows > most_elements || x_count > most_elements || y_count > most_elements ||
         args.work.scratch_bytes > 1 << 25)

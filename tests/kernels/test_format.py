@@ -40,6 +40,11 @@ def test_a_weight_comes_back(kind: Any, height: int | None) -> None:
     assert np.array_equal(matmul(again, x), matmul(weight, x))
 
 
+def test_the_same_weight_is_the_same_bytes() -> None:
+    """Whoever stores weights by their content would find others each time."""
+    assert len({Weight.sparse(MATRIX).to_bytes() for _ in range(20)}) == 1
+
+
 def test_empty_weights_come_back() -> None:
     for shape in ((0, 5), (5, 0), (0, 0)):
         weight = Weight.sparse(np.zeros(shape, np.float32))
