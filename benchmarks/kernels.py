@@ -7,7 +7,6 @@ python benchmarks/kernels.py [--models mobilenet_v1 ...] [--sparsities 0.9 ...] 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+from page import put, table
 
 from coppice.kernels._variants import pick
 from coppice.kernels.bench import BASELINE, EVERY, TYPICAL, BenchReport, Shape, load_shapes, run_bench
@@ -114,10 +114,6 @@ class Results:
         found = [self.found.get((shape, sparsity, kernel)) for shape in shapes]
         times = [shape.count * m.microseconds for shape, m in zip(shapes, found, strict=True) if m is not None]
         return sum(times) if len(times) == len(shapes) else None
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)) + "\n"
 
 
 def number(value: float | None) -> str:
@@ -240,16 +236,6 @@ def section(report: BenchReport) -> str:
     return "\n".join(parts)
 
 
-def put(page: Path, text: str, mark: str) -> None:
-    """Replace what stands between the marks of that name in ``page``."""
-    begin, end = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->\n"
-    held = page.read_text(encoding="utf-8")
-    found = re.search(re.escape(begin) + ".*?" + re.escape(end), held, re.DOTALL)
-    if found is None:
-        raise SystemExit(f"{page} has no line {begin.strip()}: add it and {end.strip()} where the tables belong")
-    page.write_text(held[: found.start()] + begin + text + end + held[found.end() :], encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS, help="those of kernels/shapes.csv")
@@ -274,7 +260,7 @@ def main() -> None:
     print(text)
     if asked.docs is not None:
         asked.docs.with_name(ROOFLINE).write_bytes(roofline(report))
-        put(asked.docs, text, "measured")
+        put(asked.docs, "measured", text)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from kernels import put, table
+from page import put, table
 
 from coppice.kernels import Pool, bind
 from coppice.kernels.bench import Shape, load_shapes
@@ -46,7 +46,7 @@ def ratios(shape: Shape, sparsity: float, kernel: Sequence[str], pool: Pool, rep
 
 
 def rows(models: Sequence[str], sparsity: float, pool: Pool, repetitions: int) -> Iterator[list[str]]:
-    """Of each kernel: how many layers, the geometric mean of their medians, the least, and the share that reach 1.85."""
+    """Of each kernel: its layers, the means of their medians, how many reach 1.85, the least of them."""
     for kernel in KERNELS:
         found = {shape: ratios(shape, sparsity, kernel, pool, repetitions) for shape in load_shapes(models)}
         medians = {shape: float(np.median(held)) for shape, held in found.items() if held is not None}
@@ -78,12 +78,12 @@ def main() -> None:
         pool.close()
     head = ["kernel", "layers", "geometric mean", "median", ">= 1.85", "least", "spread (p90 / p10)"]
     text = (
-        f"{asked.threads} threads over one on layers of {', '.join(asked.models)} that take one thread {LEAST * 1e6:.0f} "
-        f"us or more, {asked.sparsity:.0%} zeros, medians of {asked.repetitions} rounds of wall time in turns:\n\n"
+        f"{asked.threads} threads over one on layers of {', '.join(asked.models)} that take one thread "
+        f"{LEAST * 1e6:.0f} us or more, {asked.sparsity:.0%} zeros, {asked.repetitions} rounds of wall time in turns:\n\n"
     ) + table(head, held)
     print(text)
     if asked.docs is not None:
-        put(asked.docs, text, "threads")
+        put(asked.docs, "threads", text)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from page import table
 
 import coppice
 from quality import report
@@ -134,7 +135,7 @@ def section(rows: list[dict[str, Any]]) -> str:
             f"{statistics.median(middle):.1f}" if middle else "",
         ])  # fmt: skip
     settings = rows[0]["settings"] | {"steps": rows[0]["steps"]}
-    return HEAD.format(**settings) + "\n" + report.table(COLUMNS, lines) + f"\ntorch {rows[0]['torch']}.\n"
+    return HEAD.format(**settings) + "\n" + table(COLUMNS, lines) + f"\ntorch {rows[0]['torch']}.\n"
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
+
+import page
+from page import table
 
 from quality.arms import ARMS, FULL, TOLERANCE
 from quality.journal import Row
@@ -71,12 +73,6 @@ def _line(name: str, found: dict[int, Row], best: dict[int, Row] | None) -> list
     return [*cells, f"{100 * pair.mean:+.2f}", interval, counts]
 
 
-def table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
-    columns = list(head)
-    text = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
-    return "\n".join([*text, *(f"| {' | '.join(cells)} |" for cells in lines)]) + "\n"
-
-
 DIGITS = """## Digits
 
 `make bench-quality`; training took {minutes:.0f} minutes of one core. scikit-learn's digits made hard: {trained}
@@ -118,11 +114,6 @@ def section(task: Task, rows: Iterable[Row], missing: dict[str, str], versions: 
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
-def put(page: Path, name: str, text: str) -> None:
-    """Replace the section ``name`` of ``page`` by ``text``, or append it; make the page where there is none."""
-    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
-    held = page.read_text(encoding="utf-8") if page.exists() else HEAD.format(low=1 - TOLERANCE)
-    found = re.search(re.escape(begin) + ".*?" + re.escape(end), held, re.DOTALL)
-    section = begin + text.rstrip("\n") + "\n" + end
-    held = held[: found.start()] + section + held[found.end() :] if found else f"{held}\n{section}"
-    page.write_text(held, encoding="utf-8")
+def put(path: Path, name: str, text: str) -> None:
+    """A section of the page on quality, which begins with what all protocols have in common."""
+    page.put(path, name, text, HEAD.format(low=1 - TOLERANCE))
