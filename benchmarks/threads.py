@@ -78,8 +78,8 @@ def main() -> None:
         pool.close()
     head = ["kernel", "layers", "geometric mean", "median", ">= 1.85", "least", "spread (p90 / p10)"]
     text = (
-        f"{asked.threads} threads over one on layers of {', '.join(asked.models)} that take one thread "
-        f"{LEAST * 1e6:.0f} us or more, {asked.sparsity:.0%} zeros, {asked.repetitions} rounds of wall time in turns:\n\n"
+        f"{asked.threads} threads over one, layers of {', '.join(asked.models)} that take one {LEAST * 1e6:.0f} us or "
+        f"more, {asked.sparsity:.0%} zeros, {asked.repetitions} rounds of wall time in turns:\n\n"
     ) + table(head, held)
     print(text)
     if asked.docs is not None:
