@@ -110,18 +110,8 @@ ALWAYS_INLINE void fill_room(const int type, const void *x, int64_t channel, con
 }
 
 /* The band of `out_rows` output rows from `first` on over a channel of x. */
-static void pack_room(int32_t type, const void *x, int64_t channel, const room *r, int64_t first, int64_t out_rows) {
-    switch (type) {
-    case COPPICE_F16:
-        fill_room(COPPICE_F16, x, channel, r, first, out_rows);
-        break;
-    case COPPICE_BF16:
-        fill_room(COPPICE_BF16, x, channel, r, first, out_rows);
-        break;
-    default:
-        fill_room(COPPICE_F32, x, channel, r, first, out_rows);
-    }
-}
+static void pack_room(int32_t kind, const void *x, int64_t channel, const room *r, int64_t first,
+                      int64_t out_rows){EACH_TYPE(kind, fill_room(type, x, channel, r, first, out_rows))}
 
 /* Results are made in strips of a vector: where the one from column `ox` on begins, the last being full if any is. */
 ALWAYS_INLINE int64_t strip_at(int64_t width, int64_t ox) {

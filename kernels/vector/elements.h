@@ -6,6 +6,30 @@
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
+/* `call` in a copy for each type of activations, or of values, which is the constant `type` in it. */
+#define EACH_TYPE(which, call)                                                                                         \
+    switch (which) {                                                                                                   \
+        TYPE_CASE(COPPICE_F16, call)                                                                                   \
+        TYPE_CASE(COPPICE_BF16, call)                                                                                  \
+    default: {                                                                                                         \
+        const int type = COPPICE_F32;                                                                                  \
+        call;                                                                                                          \
+    }                                                                                                                  \
+    }
+
+#define EACH_VALUE_TYPE(which, call)                                                                                   \
+    switch (which) {                                                                                                   \
+        TYPE_CASE(COPPICE_I8, call)                                                                                    \
+    default:                                                                                                           \
+        EACH_TYPE(which, call)                                                                                         \
+    }
+
+#define TYPE_CASE(one, call)                                                                                           \
+    case one: {                                                                                                        \
+        const int type = one;                                                                                          \
+        call;                                                                                                          \
+    } break;
+
 /* `count` lanes, the others zero. */
 ALWAYS_INLINE vector load_part(const float *from, int count) {
     return count < LANES ? load_tail(from, count) : load(from);

@@ -154,13 +154,15 @@ static void matmul_dots(const coppice_matmul_args *args) {
         p.pitch = dense ? padded * register_bytes : padded / DEPTH * register_bytes;
         p.stride = (int64_t)vectors * LANES;
         if (DOT_SCALED)
-            EACH_TYPE(args, set_scales(type, args, part, room, scales, inverse))
+            EACH_TYPE(type_of_rows(args), set_scales(type, args, part, room, scales, inverse))
         const int rows = tile_rows(weight->height, vectors);
         for (p.slab = 0; p.slab < slabs; p.slab++) {
             if (dense)
-                EACH_TYPE(args, pack_narrow(type, 1, args, p.slab, part, inverse, room, (char *)x, p.pitch))
+                EACH_TYPE(type_of_rows(args),
+                          pack_narrow(type, 1, args, p.slab, part, inverse, room, (char *)x, p.pitch))
             else
-                EACH_TYPE(args, pack_narrow(type, 0, args, p.slab, part, inverse, room, (char *)x, p.pitch))
+                EACH_TYPE(type_of_rows(args),
+                          pack_narrow(type, 0, args, p.slab, part, inverse, room, (char *)x, p.pitch))
             for (p.first_band = own.first_band; p.first_band < own.end_band; p.first_band = p.end_band) {
                 p.end_band = group_bands(weight, order, p.slab, p.first_band, own.end_band, (char *)groups);
                 p.groups = (const char *)groups;

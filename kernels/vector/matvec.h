@@ -59,27 +59,12 @@ ALWAYS_INLINE void add_band(const int height, const int pixels, const int type, 
 
 static void add_any_band(const coppice_matmul_args *args, int64_t slab, int64_t band, const float *x, float *sums) {
     const coppice_weight *weight = &args->weight;
-#define TYPES(height, pixels)                                                                                          \
-    switch (weight->type) {                                                                                            \
-    case COPPICE_F16:                                                                                                  \
-        add_band(height, pixels, COPPICE_F16, weight, slab, band, x, sums);                                            \
-        break;                                                                                                         \
-    case COPPICE_BF16:                                                                                                 \
-        add_band(height, pixels, COPPICE_BF16, weight, slab, band, x, sums);                                           \
-        break;                                                                                                         \
-    case COPPICE_I8:                                                                                                   \
-        add_band(height, pixels, COPPICE_I8, weight, slab, band, x, sums);                                             \
-        break;                                                                                                         \
-    default:                                                                                                           \
-        add_band(height, pixels, COPPICE_F32, weight, slab, band, x, sums);                                            \
-    }                                                                                                                  \
-    break;
 #define CASE(height, pixels)                                                                                           \
     case height * 8 + pixels:                                                                                          \
-        TYPES(height, pixels)
+        EACH_VALUE_TYPE(weight->type, add_band(height, pixels, type, weight, slab, band, x, sums))                     \
+        break;
     switch (weight->height * 8 + args->pixels) { FEW_CASES }
 #undef CASE
-#undef TYPES
 }
 
 static void matvec(const coppice_matmul_args *args, float *room) {

@@ -116,22 +116,10 @@ ALWAYS_INLINE void pack_narrow(const int type, const int dense, const coppice_ma
     }
 }
 
-/* With the type of what is read as a constant; windows are read from a copy in fp32. */
-#define EACH_TYPE(args, call)                                                                                          \
-    switch ((args)->window ? COPPICE_F32 : (args)->type) {                                                             \
-    case COPPICE_F16: {                                                                                                \
-        const int type = COPPICE_F16;                                                                                  \
-        call;                                                                                                          \
-    } break;                                                                                                           \
-    case COPPICE_BF16: {                                                                                               \
-        const int type = COPPICE_BF16;                                                                                 \
-        call;                                                                                                          \
-    } break;                                                                                                           \
-    default: {                                                                                                         \
-        const int type = COPPICE_F32;                                                                                  \
-        call;                                                                                                          \
-    }                                                                                                                  \
-    }
+/* Of the rows that `rows_of` gives. */
+static inline int32_t type_of_rows(const coppice_matmul_args *args) {
+    return args->window ? COPPICE_F32 : args->type;
+}
 
 /* Adds the sum of a slab, in LANES pixels of a row, to what the slabs before it came to. */
 ALWAYS_INLINE void add_sum(dots sum, const float *scales, int begin, float *to) {

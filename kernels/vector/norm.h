@@ -96,16 +96,7 @@ static void norm_vectors(const coppice_norm_args *args) {
     const int64_t parts = (args->tokens + width - 1) / width;
     const int64_t first = parts * share / shares * width, next = parts * (share + 1) / shares * width;
     const int64_t end = next < args->tokens ? next : args->tokens;
-    switch (args->type) {
-    case COPPICE_F16:
-        norm_tokens(COPPICE_F16, args, first, end);
-        break;
-    case COPPICE_BF16:
-        norm_tokens(COPPICE_BF16, args, first, end);
-        break;
-    default:
-        norm_tokens(COPPICE_F32, args, first, end);
-    }
+    EACH_TYPE(args->type, norm_tokens(type, args, first, end))
 }
 
 #endif

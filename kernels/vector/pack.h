@@ -51,16 +51,7 @@ ALWAYS_INLINE void copy_rows(const int type, const coppice_matmul_args *args, in
 
 /* `columns` rows of x from `first` on. */
 static inline block pack_rows(const coppice_matmul_args *args, int64_t first, int64_t columns, panel part, float *to) {
-    switch (args->type) {
-    case COPPICE_F16:
-        copy_rows(COPPICE_F16, args, first, columns, part, to);
-        break;
-    case COPPICE_BF16:
-        copy_rows(COPPICE_BF16, args, first, columns, part, to);
-        break;
-    default:
-        copy_rows(COPPICE_F32, args, first, columns, part, to);
-    }
+    EACH_TYPE(args->type, copy_rows(type, args, first, columns, part, to))
     return (block){to, (int64_t)part.vectors * LANES};
 }
 
@@ -148,16 +139,7 @@ ALWAYS_INLINE void copy_windows(const int type, const int held, const coppice_ma
 static inline block pack_windows(const coppice_matmul_args *args, int64_t first, int64_t columns, panel part,
                                  float *to) {
     const int64_t stride = (int64_t)part.vectors * LANES, pixels = pixels_of(part, LANES);
-    switch (args->type) {
-    case COPPICE_F16:
-        copy_windows(COPPICE_F16, COPPICE_F32, args, first, columns, part.first, pixels, stride, to);
-        break;
-    case COPPICE_BF16:
-        copy_windows(COPPICE_BF16, COPPICE_F32, args, first, columns, part.first, pixels, stride, to);
-        break;
-    default:
-        copy_windows(COPPICE_F32, COPPICE_F32, args, first, columns, part.first, pixels, stride, to);
-    }
+    EACH_TYPE(args->type, copy_windows(type, COPPICE_F32, args, first, columns, part.first, pixels, stride, to))
     return (block){to, stride};
 }
 

@@ -86,16 +86,7 @@ static inline void finish(const coppice_matmul_args *args, const float *scales, 
     const coppice_weight *weight = &args->weight;
     const int64_t first = first_band * weight->height, last = end_band * weight->height;
     const int64_t end = last < weight->rows ? last : weight->rows;
-    switch (args->type) {
-    case COPPICE_F16:
-        finish_rows(COPPICE_F16, args, scales, first, end, part, sums, stride);
-        break;
-    case COPPICE_BF16:
-        finish_rows(COPPICE_BF16, args, scales, first, end, part, sums, stride);
-        break;
-    default:
-        finish_rows(COPPICE_F32, args, scales, first, end, part, sums, stride);
-    }
+    EACH_TYPE(args->type, finish_rows(type, args, scales, first, end, part, sums, stride))
 }
 
 #endif

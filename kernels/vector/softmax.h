@@ -36,16 +36,7 @@ static void softmax_vectors(const coppice_softmax_args *args) {
     float *room = aligned(args->work.scratch);
     const int64_t share = args->work.share, shares = args->work.shares, end = args->rows * (share + 1) / shares;
     for (int64_t row = args->rows * share / shares; row < end; row++)
-        switch (args->type) {
-        case COPPICE_F16:
-            softmax_row(COPPICE_F16, args, row, room);
-            break;
-        case COPPICE_BF16:
-            softmax_row(COPPICE_BF16, args, row, room);
-            break;
-        default:
-            softmax_row(COPPICE_F32, args, row, room);
-        }
+        EACH_TYPE(args->type, softmax_row(type, args, row, room))
 }
 
 #endif

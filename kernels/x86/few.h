@@ -114,19 +114,6 @@ static inline void finish_few(const coppice_matmul_args *args, int64_t first, in
         break;                                                                                                         \
     }
 
-#define FEW_TYPES(call)                                                                                                \
-    switch (args->weight.type) {                                                                                       \
-    case COPPICE_F16:                                                                                                  \
-        FEW_PIXELS(call, COPPICE_F16)                                                                                  \
-        break;                                                                                                         \
-    case COPPICE_BF16:                                                                                                 \
-        FEW_PIXELS(call, COPPICE_BF16)                                                                                 \
-        break;                                                                                                         \
-    case COPPICE_I8:                                                                                                   \
-        FEW_PIXELS(call, COPPICE_I8)                                                                                   \
-        break;                                                                                                         \
-    default:                                                                                                           \
-        FEW_PIXELS(call, COPPICE_F32)                                                                                  \
-    }
+#define FEW_TYPES(call) EACH_VALUE_TYPE(args->weight.type, FEW_PIXELS(call, type))
 
 #endif

@@ -156,11 +156,11 @@ static void matmul_tiles(const coppice_matmul_args *args) {
         const int padded = (part.vectors + DEPTH - 1) / DEPTH * DEPTH;
         p.pitch = padded * register_bytes, p.stride = (int64_t)part.vectors * LANES;
         if (DOT_SCALED)
-            EACH_TYPE(args, set_scales(type, args, part, room, scales, inverse))
+            EACH_TYPE(type_of_rows(args), set_scales(type, args, part, room, scales, inverse))
         for (p.slab = 0; p.slab < slabs; p.slab++) {
             const size_t count = groups_of((size_t)coppice_slab_width(weight, p.slab));
             p.steps = (int64_t)(count + tile_side - 1) / tile_side;
-            EACH_TYPE(args, pack_narrow(type, 1, args, p.slab, part, inverse, room, x, p.pitch))
+            EACH_TYPE(type_of_rows(args), pack_narrow(type, 1, args, p.slab, part, inverse, room, x, p.pitch))
             memset(x + count * (size_t)p.pitch, 0, ((size_t)p.steps * tile_side - count) * (size_t)p.pitch);
             for (p.first_band = own.first_band; p.first_band < own.end_band; p.first_band = p.end_band) {
                 p.end_band = p.first_band;
