@@ -251,19 +251,25 @@ void give_scratch(coppice_work *work, int64_t bytes) {
     *work = (coppice_work){.shares = 1, .scratch = allocate((size_t)bytes), .scratch_bytes = bytes};
 }
 
+const char *next_variant(const char *primitive, int32_t *index) {
+    coppice_variant variant;
+    while (coppice_variant_info(++*index, &variant) == COPPICE_OK)
+        if (strcmp(variant.primitive, primitive) == 0 && variant.available)
+            return variant.name;
+    return NULL;
+}
+
 void check_variants(const char *primitive, void *args, output *y, const char *what) {
     coppice_work *work = args;
-    coppice_variant variant;
-    for (int32_t index = 0; coppice_variant_info(index, &variant) == COPPICE_OK; index++) {
-        if (strcmp(variant.primitive, primitive) != 0 || !variant.available)
-            continue;
+    const char *name;
+    for (int32_t index = -1; (name = next_variant(primitive, &index));) {
         int32_t status = COPPICE_OK;
         work->shares = (int32_t)random_below(4) + 1;
         restore(y);
         for (work->share = work->shares - 1; work->share >= 0 && status == COPPICE_OK; work->share--)
             status = coppice_variant_run(index, args);
         char where[400];
-        snprintf(where, sizeof where, "%s %s, %s, %d shares", primitive, variant.name, what, (int)work->shares);
+        snprintf(where, sizeof where, "%s %s, %s, %d shares", primitive, name, what, (int)work->shares);
         expect(status == COPPICE_OK, "refused", where);
         expect(right_result(y), "wrong result", where);
         expect(kept_surroundings(y), "wrote outside its output", where);

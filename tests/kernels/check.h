@@ -100,6 +100,10 @@ coppice_weight without_lists(coppice_weight weight);
 /* Scratch of so many bytes in work, for one share. */
 void give_scratch(coppice_work *work, int64_t bytes);
 
+/* The name of the next variant of a primitive that this machine can run, and *index, which is -1 at first; NULL: there
+ * are no more. */
+const char *next_variant(const char *primitive, int32_t *index);
+
 /* Runs all available variants of a primitive in 1 to 4 shares, the last one first, and looks at y. args begins with a
  * coppice_work. */
 void check_variants(const char *primitive, void *args, output *y, const char *what);

@@ -34,7 +34,7 @@ static double *make_units(const coppice_matmul_args *args) {
 
 /* The value in fp64. Of n products, the scale, the bias and the residual, each of the n + 3 roundings errs by at most
  * half an epsilon of the sum of magnitudes; the bound is twice that. */
-static double reference(const trial *t, int64_t row, int64_t pixel, double *bound) {
+double reference(const trial *t, int64_t row, int64_t pixel, double *bound) {
     const coppice_matmul_args *args = &t->args;
     const coppice_weight *weight = &t->lists;
     const int64_t slabs = weight->cols > weight->slab ? ceiling(weight->cols, weight->slab) : 1;
@@ -156,7 +156,7 @@ static void check_code(trial *t, const char *what) {
     munmap(code, (size_t)bytes);
 }
 
-static void check_problem(problem p) {
+void check_problem(problem p) {
     trial t = make_trial(p);
     const coppice_matmul_args *args = &t.args;
     char what[240];
@@ -174,7 +174,7 @@ static void check_problem(problem p) {
 /* --- the problems --------------------------------------------------------------------------------------------------
  */
 
-static int64_t random_height(void) {
+int64_t random_height(void) {
     static const int64_t heights[] = {0, 1, 4, 8, 16};
     return heights[random_below(5)];
 }
@@ -226,109 +226,6 @@ static void check_windows(void) {
     }
 }
 
-/* fp16 where it is allowed: sums of fp16 products, over windows too. */
-static void check_f16_sums(void) {
-    for (int round = 0; round < rounds(600); round++) {
-        const coppice_window w = random_window();
-        check_problem((problem){.rows = random_below(40),
-                                .cols = random_below(300),
-                                .pixels = random_below(260),
-                                .slab = 1 + random_below(300),
-                                .density = (double)random_below(11) / 10,
-                                .height = random_height(),
-                                .weight_type = random_below(8) ? COPPICE_F16 : COPPICE_F32,
-                                .type = random_below(8) ? COPPICE_F16 : COPPICE_F32,
-                                .activation = (int32_t)random_below(5),
-                                .arithmetic = COPPICE_F16,
-                                .special = round % 8 == 0,
-                                .window = round % 3 ? NULL : &w});
-    }
-}
-
-/* Pairs of bf16 and fours of bytes where they are allowed, with every number of entries left over. */
-static void check_dots(void) {
-    for (int round = 0; round < rounds(1200); round++) {
-        const coppice_window w = random_window();
-        const int32_t arithmetic = round % 2 ? COPPICE_BF16 : COPPICE_I8;
-        const int same = random_below(4) > 0;
-        check_problem((problem){.rows = random_below(40),
-                                .cols = random_below(300),
-                                .pixels = random_below(round % 5 ? 260 : 6),
-                                .slab = 1 + random_below(300),
-                                .density = (double)random_below(11) / 10,
-                                .height = random_height(),
-                                .weight_type = same ? arithmetic : (int32_t)random_below(4),
-                                .type = (int32_t)random_below(3),
-                                .activation = (int32_t)random_below(5),
-                                .arithmetic = arithmetic,
-                                .special = arithmetic == COPPICE_BF16 && round % 8 == 1,
-                                .window = round % 3 ? NULL : &w});
-    }
-}
-
-/* The error of fp16 sums as it usually is, much below its bound: relative, root mean square. */
-static void check_f16_usual_error(void) {
-    trial t = make_trial((problem){.rows = 24,
-                                   .cols = 500,
-                                   .pixels = 60,
-                                   .slab = 192,
-                                   .weight_type = COPPICE_F16,
-                                   .type = COPPICE_F16,
-                                   .arithmetic = COPPICE_F16});
-    t.args.bias = NULL, t.args.residual = NULL, t.args.lower = -INFINITY, t.args.upper = INFINITY;
-    coppice_variant variant;
-    for (int32_t index = 0; coppice_variant_info(index, &variant) == COPPICE_OK; index++) {
-        if (strcmp(variant.primitive, "matmul") != 0 || !variant.available)
-            continue;
-        double errors = 0, squares = 0, bound;
-        expect_status(coppice_variant_run(index, &t.args), COPPICE_OK, variant.name);
-        for (int64_t row = 0; row < t.args.weight.rows; row++)
-            for (int64_t pixel = 0; pixel < t.args.pixels; pixel++) {
-                const double exact = reference(&t, row, pixel, &bound);
-                const double off = get(COPPICE_F16, t.args.y, row * t.args.y_stride + pixel) - exact;
-                errors += off * off, squares += exact * exact;
-            }
-        expect(sqrt(errors / squares) < 2e-3, "fp16 sums are off by more than usual", variant.name);
-    }
-    free_trial(&t);
-}
-
-/* fp16 cannot count beyond 2048: sums must leave it before. */
-static void check_f16_count(void) {
-    enum { many = 6000, pixels = 21 };
-    uint16_t *ones = allocate(many * pixels * sizeof *ones), y[pixels];
-    for (int64_t i = 0; i < many * pixels; i++)
-        ones[i] = half_bits(COPPICE_F16, 1);
-    coppice_matmul_args args = {.weight = {.layout = COPPICE_DENSE,
-                                           .type = COPPICE_F16,
-                                           .rows = 1,
-                                           .cols = many,
-                                           .slab = 65536,
-                                           .height = 4,
-                                           .entries = many,
-                                           .values = ones},
-                                .type = COPPICE_F16,
-                                .arithmetic = COPPICE_F16,
-                                .pixels = pixels,
-                                .x = ones,
-                                .x_stride = pixels,
-                                .y = y,
-                                .y_stride = pixels,
-                                .lower = -INFINITY,
-                                .upper = INFINITY};
-    give_scratch(&args.work, coppice_matmul_scratch(&args));
-    coppice_variant variant;
-    for (int32_t index = 0; coppice_variant_info(index, &variant) == COPPICE_OK; index++) {
-        if (strcmp(variant.primitive, "matmul") != 0 || !variant.available)
-            continue;
-        int counted = coppice_variant_run(index, &args) == COPPICE_OK;
-        for (int pixel = 0; pixel < pixels; pixel++)
-            counted &= half_value(COPPICE_F16, y[pixel]) == many;
-        expect(counted, "6000 ones are not 6000", variant.name);
-    }
-    free(args.work.scratch), free(ones);
-}
-
 /* Every half goes through unharmed, and sums are rounded to the nearest: y = weight * x of one row and column. */
 static void check_types(void) {
     enum { halves = 1 << 16 };
@@ -361,15 +258,13 @@ static void check_types(void) {
                                     .work.shares = 1};
         args.work.scratch_bytes = coppice_matmul_scratch(&args);
         args.work.scratch = allocate((size_t)args.work.scratch_bytes);
-        coppice_variant variant;
-        for (int32_t index = 0; coppice_variant_info(index, &variant) == COPPICE_OK; index++) {
-            if (strcmp(variant.primitive, "matmul") != 0 || !variant.available)
-                continue;
+        const char *name;
+        for (int32_t index = -1; (name = next_variant("matmul", &index));) {
             int same = coppice_variant_run(index, &args) == COPPICE_OK, nearest = 1;
             for (int32_t i = 0; i < halves; i++)
                 same &= isnan(half_value(type, x[i])) ? isnan(half_value(type, y[i]))
                                                       : half_value(type, x[i]) == half_value(type, y[i]);
-            expect(same, "a half changed on its way", variant.name);
+            expect(same, "a half changed on its way", name);
             for (int round = 0; round < rounds(3000); round++) {
                 uint32_t bits = random_bits();
                 if (round % 3 == 0)
@@ -383,7 +278,7 @@ static void check_types(void) {
                 single.pixels = 1, single.x = &nothing, single.bias = &value;
                 nearest &= coppice_variant_run(index, &single) == COPPICE_OK && y[0] == half_bits(type, value);
             }
-            expect(nearest, "not rounded to the nearest half", variant.name);
+            expect(nearest, "not rounded to the nearest half", name);
         }
         free(args.work.scratch);
     }
@@ -426,78 +321,6 @@ static void check_packed(void) {
     }
 }
 
-/* With NaN or infinity in a pixel, integers give NaN; what keeps to fp32 gives the sum. */
-static void check_bytes_special(void) {
-    for (int round = 0; round < 200; round++) {
-        trial t = make_trial((problem){.rows = 40,
-                                       .cols = 100,
-                                       .pixels = 1 + random_below(5),
-                                       .density = 0.2,
-                                       .packed = round % 2 ? COPPICE_SELL : COPPICE_BITMASK,
-                                       .weight_type = COPPICE_I8,
-                                       .special = 1});
-        t.args.arithmetic = COPPICE_I8, t.args.residual = NULL;
-        coppice_variant variant;
-        for (int32_t index = 0; coppice_variant_info(index, &variant) == COPPICE_OK; index++) {
-            if (strcmp(variant.primitive, "matmul") != 0 || !variant.available)
-                continue;
-            expect_status(coppice_variant_run(index, &t.args), COPPICE_OK, variant.name);
-            for (int64_t row = 0; row < 40; row++)
-                for (int64_t pixel = 0; pixel < t.args.pixels; pixel++) {
-                    double bound;
-                    const double exact = reference(&t, row, pixel, &bound);
-                    const double got = get(COPPICE_F32, t.args.y, row * t.args.y_stride + pixel);
-                    expect(isnan(got) || got == exact || fabs(got - exact) <= bound, "special values", variant.name);
-                }
-        }
-        free_trial(&t);
-    }
-}
-
-/* More products than 32 bits add up at a time, all of them the greatest, and x near the least of fp32. */
-static void check_bytes_range(void) {
-    enum { cols = 200000 };
-    float *x = allocate(cols * sizeof *x), y;
-    int8_t *values = allocate(cols);
-    uint64_t masks[cols / 64];
-    const uint32_t starts[] = {0, cols};
-    memset(values, -128, cols);
-    memset(masks, 0xff, sizeof masks);
-    for (int round = 0; round < 3; round++) {
-        const float magnitude = round == 0 ? 1.0f : round == 1 ? 3e38f / 3.3e7f : 1e-38f;
-        for (int i = 0; i < cols; i++)
-            x[i] = -magnitude;
-        coppice_matmul_args args = {.weight = {.layout = COPPICE_BITMASK,
-                                               .type = COPPICE_I8,
-                                               .rows = 1,
-                                               .cols = cols,
-                                               .height = 1,
-                                               .entries = cols,
-                                               .starts = starts,
-                                               .values = values,
-                                               .masks = masks},
-                                    .arithmetic = COPPICE_I8,
-                                    .pixels = 1,
-                                    .x = x,
-                                    .x_stride = 1,
-                                    .y = &y,
-                                    .y_stride = 1,
-                                    .lower = -INFINITY,
-                                    .upper = INFINITY};
-        give_scratch(&args.work, coppice_matmul_scratch(&args));
-        const double exact = 128.0 * cols * (double)magnitude;
-        coppice_variant variant;
-        for (int32_t index = 0; coppice_variant_info(index, &variant) == COPPICE_OK; index++) {
-            if (strcmp(variant.primitive, "matmul") != 0 || !variant.available)
-                continue;
-            expect_status(coppice_variant_run(index, &args), COPPICE_OK, variant.name);
-            expect(fabs((double)y - exact) <= exact * 0.02, "sums of many bytes", variant.name);
-        }
-        free(args.work.scratch);
-    }
-    free(x), free(values);
-}
-
 /* Bands and slabs beyond the first thousand rows and columns are alike; what is left over at the end is kept. */
 static int64_t capped(int64_t size) {
     return size < 1088 ? size : 1024 + size % 64;
@@ -532,13 +355,8 @@ void check_matmul(const char *shapes) {
     check_edges();
     check_random();
     check_windows();
-    check_f16_sums();
-    check_dots();
-    check_f16_usual_error();
-    check_f16_count();
     check_packed();
-    check_bytes_special();
-    check_bytes_range();
+    check_arithmetic();
     if (shapes)
         check_real(shapes);
 }

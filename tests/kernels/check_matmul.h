@@ -29,6 +29,16 @@ typedef struct trial {
 trial make_trial(problem p);
 void free_trial(trial *t);
 
+/* The result in fp64, and how far off it may be. */
+double reference(const trial *t, int64_t row, int64_t pixel, double *bound);
+
+/* All variants, and straight-line code. */
+void check_problem(problem p);
+
+/* Of bands; 0: dense. */
+int64_t random_height(void);
+
+void check_arithmetic(void);
 void check_matmul_arguments(void);
 
 #endif
