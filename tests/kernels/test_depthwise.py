@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 
 from coppice import kernels
 from coppice.kernels import ACTIVATIONS, Pool, Window, depthwise
-from kernelkit import EPSILON, UNITS, available, close
+from kernelkit import EPSILON, SIZES, UNITS, WINDOWS, available, close
 
 VARIANTS = available("depthwise")
-
-Pair = tuple[int, int]
 
 
 @pytest.fixture(params=VARIANTS)
@@ -48,11 +46,8 @@ def agrees(y: Any, weight: Any, x: Any, window: Window, sources: list[int], bias
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     channels=st.integers(1, 6),
-    size=st.tuples(st.integers(1, 30), st.integers(1, 70)),
-    kernel=st.one_of(st.sampled_from([(3, 3), (5, 5)]), st.tuples(st.integers(1, 6), st.integers(1, 6))),
-    stride=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    padding=st.tuples(st.integers(0, 4), st.integers(0, 4)),
-    dilation=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    size=SIZES,
+    window=WINDOWS,
     multiplier=st.integers(1, 3),
     kind=st.sampled_from(sorted(UNITS)),
     with_bias=st.booleans(),
@@ -63,11 +58,8 @@ def agrees(y: Any, weight: Any, x: Any, window: Window, sources: list[int], bias
 def test_it_is_the_grouped_convolution_of_torch(
     variant: str,
     channels: int,
-    size: Pair,
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    size: tuple[int, int],
+    window: Window,
     multiplier: int,
     kind: str,
     with_bias: bool,
@@ -78,9 +70,8 @@ def test_it_is_the_grouped_convolution_of_torch(
     random = torch.Generator().manual_seed(seed)
     x = torch.randn(channels, size[0], size[1] + gap, generator=random).to(getattr(torch, kind))[:, :, gap:]
     rows = channels * multiplier
-    weight = torch.randn(rows, *kernel, generator=random)
+    weight = torch.randn(rows, *window.kernel, generator=random)
     bias = torch.randn(rows, generator=random) if with_bias else None
-    window = Window(kernel, stride, padding, dilation)
     y = depthwise(weight, x, window=window, bias=bias, activation=activation, variant=variant)
     assert y.dtype == x.dtype
     agrees(y, weight, x, window, [row // multiplier for row in range(rows)], bias, activation)

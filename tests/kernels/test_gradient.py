@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from coppice import kernels
 from coppice.kernels import Pool, Weight, Window, weight_gradient
-from kernelkit import EPSILON, UNITS, available
+from kernelkit import EPSILON, SIZES, UNITS, WINDOWS, available
 
 VARIANTS = available("weight_gradient")
 
@@ -112,11 +112,8 @@ def test_products(
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     channels=st.integers(1, 5),
-    size=st.tuples(st.integers(1, 12), st.integers(1, 40)),
-    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    padding=st.tuples(st.integers(0, 4), st.integers(0, 4)),
-    dilation=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    size=SIZES,
+    window=WINDOWS,
     rows=st.integers(1, 20),
     height=st.sampled_from([-1, 0, 1, 4]),
     kind=st.sampled_from(sorted(UNITS)),
@@ -125,19 +122,15 @@ def test_products(
 def test_convolutions(
     variant: str,
     channels: int,
-    size: Pair,
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    size: tuple[int, int],
+    window: Window,
     rows: int,
     height: int,
     kind: str,
     seed: int,
 ) -> None:
     random = torch.Generator().manual_seed(seed)
-    window = Window(kernel, stride, padding, dilation)
-    cols = channels * kernel[0] * kernel[1]
+    cols = channels * window.kernel[0] * window.kernel[1]
     weight = pattern(rows, cols, 0.4, height, None, seed)
     x = torch.randn(channels, *size, generator=random).to(getattr(torch, kind))
     dy = torch.randn(rows, *window.out(*size), generator=random).to(getattr(torch, kind))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from coppice import kernels
 from coppice.kernels import ACTIVATIONS, Pool, Weight, Window, matmul
-from kernelkit import EPSILON, UNITS, available
+from kernelkit import EPSILON, SIZES, UNITS, WINDOWS, available
 
 VARIANTS = available("matmul")
 
@@ -175,11 +175,8 @@ def test_float16_arithmetic(
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     channels=st.integers(1, 5),
-    size=st.tuples(st.integers(1, 20), st.integers(1, 40)),
-    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
-    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    padding=st.tuples(st.integers(0, 4), st.integers(0, 4)),
-    dilation=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    size=SIZES,
+    window=WINDOWS,
     height=st.sampled_from([1, 4, 8, 16]),
     gap=st.integers(0, 3),
     seed=st.integers(0, 2**32 - 1),
@@ -188,27 +185,23 @@ def test_convolutions_are_those_of_torch(
     variant: str,
     channels: int,
     size: tuple[int, int],
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
+    window: Window,
     height: int,
     gap: int,
     seed: int,
 ) -> None:
     random = np.random.default_rng(seed)
-    matrix = sparse(random, 11, channels * kernel[0] * kernel[1], 0.4)
+    matrix = sparse(random, 11, channels * window.kernel[0] * window.kernel[1], 0.4)
     x = random.standard_normal((channels, size[0], size[1] + gap), np.float32)[:, :, gap:]
-    window = Window(kernel, stride, padding, dilation)
     weight = Weight.sparse(matrix, height=height)
     bias = random.standard_normal(11).astype(np.float32)
     y = matmul(weight, x, window=window, bias=bias, activation="relu", variant=variant)
     assert y.shape == (11, *window.out(*size))
     if y.size:
-        kernels_of_torch = torch.from_numpy(matrix).double().reshape(11, channels, *kernel)
+        kernels_of_torch = torch.from_numpy(matrix).double().reshape(11, channels, *window.kernel)
         expected = torch.nn.functional.conv2d(
             torch.from_numpy(np.ascontiguousarray(x)).double()[None], kernels_of_torch, torch.from_numpy(bias).double(),
-            stride, padding, dilation,
+            window.stride, window.padding, window.dilation,
         )[0].relu()  # fmt: skip
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 

@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 
 from coppice import kernels
 from coppice.kernels import Pool, Window, average_pool, max_pool
-from kernelkit import EPSILON, UNITS, available, close
+from kernelkit import EPSILON, SIZES, UNITS, WINDOWS, available, close
 
 VARIANTS = available("pooling")
-
-Pair = tuple[int, int]
 
 
 @pytest.fixture(params=VARIANTS)
@@ -28,11 +26,8 @@ def variant(request: pytest.FixtureRequest) -> str:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     channels=st.integers(1, 5),
-    size=st.tuples(st.integers(1, 24), st.integers(1, 60)),
-    kernel=st.tuples(st.integers(1, 6), st.integers(1, 6)),
-    stride=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
-    dilation=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    size=SIZES,
+    window=WINDOWS,
     ceil_mode=st.booleans(),
     count=st.booleans(),
     kind=st.sampled_from(sorted(UNITS)),
@@ -42,11 +37,8 @@ def variant(request: pytest.FixtureRequest) -> str:
 def test_they_are_those_of_torch(
     variant: str,
     channels: int,
-    size: Pair,
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    size: tuple[int, int],
+    window: Window,
     ceil_mode: bool,
     count: bool,
     kind: str,
@@ -54,7 +46,8 @@ def test_they_are_those_of_torch(
     seed: int,
 ) -> None:
     random = torch.Generator().manual_seed(seed)
-    padding = min(padding[0], kernel[0] // 2), min(padding[1], kernel[1] // 2)
+    kernel, stride, dilation = window.kernel, window.stride, window.dilation
+    padding = min(window.padding[0], kernel[0] // 2), min(window.padding[1], kernel[1] // 2)
     x = torch.randn(channels, size[0], size[1] + gap, generator=random).to(getattr(torch, kind))[:, :, gap:]
     functional, exact = torch.nn.functional, x.double()
     window = Window(kernel, stride, padding, dilation)

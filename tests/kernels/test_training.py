@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from coppice import kernels
 from coppice.kernels import Pool, Transposed, Weight, Window, input_gradient, matmul, weight_gradient
-from kernelkit import EPSILON, UNITS, available, close
+from kernelkit import EPSILON, SIZES, UNITS, WINDOWS, available, close
 
 VARIANTS = available("matmul")
 GRADIENTS = available("weight_gradient")
@@ -89,11 +89,8 @@ def test_products(
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     channels=st.integers(1, 4),
-    size=st.tuples(st.integers(1, 14), st.integers(1, 30)),
-    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
-    stride=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    padding=st.tuples(st.integers(0, 6), st.integers(0, 6)),
-    dilation=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    size=SIZES,
+    window=WINDOWS,
     rows=st.integers(1, 20),
     height=st.sampled_from([0, 1, 4]),
     kind=st.sampled_from(sorted(UNITS)),
@@ -102,27 +99,23 @@ def test_products(
 def test_convolutions(
     variant: str,
     channels: int,
-    size: Pair,
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    size: tuple[int, int],
+    window: Window,
     rows: int,
     height: int,
     kind: str,
     seed: int,
 ) -> None:
-    window = Window(kernel, stride, padding, dilation)
-    weight = made(rows, channels * kernel[0] * kernel[1], 0.4, height, "float32", seed)
+    weight = made(rows, channels * window.kernel[0] * window.kernel[1], 0.4, height, "float32", seed)
     random = torch.Generator().manual_seed(seed)
     dy = torch.randn(rows, *window.out(*size), generator=random).to(getattr(torch, kind))
     dx = input_gradient(weight, dy, window=window, size=size, variant=variant)
     exact, magnitude = torch.zeros(2, channels, *size).double()
     if dy.numel():
-        matrix = torch.from_numpy(weight.to_dense()).double().reshape(rows, channels, *kernel)
+        matrix = torch.from_numpy(weight.to_dense()).double().reshape(rows, channels, *window.kernel)
         exact = of_convolution(matrix, dy.double(), window, exact)
         magnitude = of_convolution(matrix.abs(), dy.double().abs(), window, magnitude)
-    agrees(dx, exact, magnitude, rows * kernel[0] * kernel[1])
+    agrees(dx, exact, magnitude, rows * window.kernel[0] * window.kernel[1])
 
 
 def of_convolution(matrix: Tensor, dy: Tensor, window: Window, x: Tensor) -> Tensor:
