@@ -1,12 +1,17 @@
-"""Measures the kernels and writes the tables of docs/kernels.md: goals beside what is reached, then every layer.
+"""Measures the kernels and writes the tables of docs/kernels.md: goals beside what is reached, by kernel and by model;
+and of docs/kernels_layers.md: every layer.
 
 python benchmarks/kernels.py [--models mobilenet_v1 ...] [--sparsities 0.9 ...] [--repetitions 30] [--threads 1]
                              [--kernels GLOB ...] [--json FILE] [--docs docs/kernels.md]
+
+What --json names is written after every model, and read first: a run that was stopped goes on, and one that is complete
+measures nothing and only writes the tables.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,14 +22,26 @@ import numpy as np
 from page import put, table
 
 from coppice.kernels._variants import pick
-from coppice.kernels.bench import BASELINE, EVERY, TYPICAL, BenchReport, Shape, load_shapes, run_bench
+from coppice.kernels.bench import (
+    BASELINE,
+    EVERY,
+    TYPICAL,
+    BenchReport,
+    Measurement,
+    Peaks,
+    Shape,
+    load_shapes,
+    run_bench,
+)  # fmt: skip
+from coppice.kernels.bench.machine import Cache, Machine
 from coppice.kernels.bench.plot import plot
 from coppice.kernels.bench.statistics import PAIRED, differs, paired
 
 #: Beside the page.
-ROOFLINE = "kernels_roofline.png"
-#: Read whole models without an hour of 7-billion-parameter matrices of many tokens.
-MODELS = [name for name in dict.fromkeys(s.model for s in load_shapes()) if name != "llama_7b_prefill"]
+ROOFLINE, LAYERS = "kernels_roofline.png", "kernels_layers.md"
+#: Whole models, but without the hour that matrices of 7 billion parameters take.
+MODELS = [name for name in dict.fromkeys(s.model for s in load_shapes()) if not name.startswith("llama_7b")]
+MODELS.append("llama_7b_decode/attention")
 
 
 def is_matrix(shape: Shape) -> bool:
@@ -40,7 +57,8 @@ def is_3x3(shape: Shape) -> bool:
 
 
 def is_vector(shape: Shape) -> bool:
-    return shape.pixels == 1
+    """Of at least 256 K weights: smaller ones are in the first-level cache, and a call is half of their time."""
+    return shape.pixels == 1 and shape.rows * shape.cols >= 1 << 18
 
 
 @dataclass(frozen=True)
@@ -221,6 +239,7 @@ def section(report: BenchReport) -> str:
     ours = [kernel for kernel in kernels if kernel.startswith(prefix)]
     others = [kernel for kernel in kernels if kernel not in ours]
     matrices = [shape for shape in results.shapes if is_matrix(shape)]
+    of_images = list(dict.fromkeys(prefix + goal.kernel for goal in goals_of(results) if goal.shapes is is_image))
     means = [
         [f"`{k}`", *(number(results.mean(matrices, p, k, report.baseline)) for p in results.sparsities)]
         for k in (*ours, *others)
@@ -228,38 +247,118 @@ def section(report: BenchReport) -> str:
     parts = [
         head(report),
         goals(results, prefix),
+        f"Every layer of every row: [{LAYERS}]({LAYERS}).\n",
         table(["geometric mean over matrices of more than a pixel", *results.percent], means),
-        models(results, ours[:4]),
+        models(results, of_images),
         f"![roofline]({ROOFLINE})\n",
-        *layers(results, prefix),
     ]
     return "\n".join(parts)
 
 
+def page_of_layers(report: BenchReport) -> str:
+    """The whole page."""
+    prefix = f"coppice/{pick('matmul', None).name}/"
+    return "\n".join(["# Kernels, layer by layer\n", head(report), *layers(Results(report), prefix)])
+
+
+def read(path: Path) -> BenchReport:
+    """What ``BenchReport.to_json`` wrote."""
+    held = json.loads(path.read_text(encoding="utf-8"))
+    context, shapes = held["context"], {f"{s.model}/{s.layer}/{s.text}": s for s in load_shapes()}
+    measurements = []
+    for name, group in groupby(held["benchmarks"], key=lambda row: row["run_name"]):
+        rows = list(group)
+        rounds = [row for row in rows if row["run_type"] == "iteration"]
+        (found,) = (row for row in rows if row.get("aggregate_name") == "median")
+        shape, _, rest = name.partition("/zeros:")
+        sparsity, _, kernel = rest.partition("/")
+        microseconds = found[f"{'cpu' if context['clock'] == 'cpu' else 'real'}_time"]
+        measurements.append(
+            Measurement(
+                shape=shapes[shape],
+                sparsity=float(sparsity),
+                kernel=kernel,
+                operations=round(1e3 * found["gflops"] * microseconds),
+                traffic=round(1e3 * found["gbytes"] * microseconds),
+                iterations=rounds[0]["iterations"],
+                wall=tuple(row["real_time"] * 1e-6 for row in rounds),
+                cpu=tuple(row["cpu_time"] * 1e-6 for row in rounds),
+                ratios=tuple(row["speedup"] for row in rounds),
+                clock=context["clock"],
+                peak=found["gflops"] / found["peak_share"],
+                roof=found["gflops"] / found["roof_share"],
+            )
+        )
+    caches = (Cache(c["level"], c["size"], c["num_sharing"]) for c in context["caches"])
+    machine = Machine(context["cpu"], context["num_cpus"], context["architecture"], context["isa"], tuple(caches))
+    reads = {int(size): speed for size, speed in context["peaks"]["reads"].items()}
+    same = ("baseline", "versions", "date", "threads", "clock", "repetitions", "cpu_share", "left_out")
+    return BenchReport(
+        machine=machine,
+        peaks=Peaks(context["peaks"]["gflops"], reads),
+        measurements=tuple(measurements),
+        **{name: context[name] for name in same},
+    )
+
+
+def measure(models: Sequence[str], asked: argparse.Namespace) -> BenchReport:
+    """Model after model, those left out that ``asked.json`` has."""
+    every = {f"{shape.model}/{shape.layer}": shape for shape in load_shapes()}
+    report = read(asked.json) if asked.json is not None and asked.json.exists() else None
+    for model in models:
+        shapes = [shape for name, shape in every.items() if name == model or shape.model == model]
+        if not shapes:
+            raise SystemExit(f"--models: {model} is none of {', '.join(MODELS)} or of their layers, as MODEL/LAYER")
+        held = {(m.shape, m.sparsity) for m in report.measurements} if report else set()
+        if held >= {(shape, sparsity) for shape in shapes for sparsity in asked.sparsities}:
+            continue
+        found = run_bench(
+            shapes,
+            asked.sparsities,
+            asked.kernels,
+            repetitions=asked.repetitions,
+            threads=asked.threads,
+            progress=lambda done, total, what: print(f"{done}/{total} {what}", file=sys.stderr),
+        )
+        report = found if report is None else joined(report, found)
+        if asked.json is not None:
+            part = asked.json.with_suffix(".part")
+            part.write_text(report.to_json(), encoding="utf-8")
+            part.replace(asked.json)
+    assert report is not None
+    return report
+
+
+def joined(report: BenchReport, more: BenchReport) -> BenchReport:
+    """Both, of one machine and under the same conditions."""
+    for name in ("machine", "versions", "baseline", "threads", "repetitions"):
+        old, new = getattr(report, name), getattr(more, name)
+        if old != new:
+            raise SystemExit(f"--json: its {name} is {old}, here it is {new}: name another file")
+    return replace(
+        report,
+        cpu_share=min(report.cpu_share, more.cpu_share),
+        left_out={**report.left_out, **more.left_out},
+        measurements=report.measurements + more.measurements,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=MODELS, help="those of kernels/shapes.csv")
+    parser.add_argument("--models", nargs="+", default=MODELS, help="of kernels/shapes.csv; MODEL/LAYER: one layer")
     parser.add_argument("--sparsities", nargs="+", type=float, default=EVERY)
     parser.add_argument("--kernels", nargs="+", default=TYPICAL, help="names or patterns, as coppice bench takes them")
     parser.add_argument("--repetitions", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="where to write the whole report")
+    parser.add_argument("--json", type=Path, help="the whole report, as far as it goes; see above")
     parser.add_argument("--docs", type=Path, help="write the tables between the marks of this page")
     asked = parser.parse_args()
-    report = run_bench(
-        load_shapes(asked.models),
-        asked.sparsities,
-        asked.kernels,
-        repetitions=asked.repetitions,
-        threads=asked.threads,
-        progress=lambda done, total, what: print(f"{done}/{total} {what}", file=sys.stderr),
-    )
-    if asked.json is not None:
-        asked.json.write_text(report.to_json(), encoding="utf-8")
+    report = measure(asked.models, asked)
     text = section(report)
     print(text)
     if asked.docs is not None:
         asked.docs.with_name(ROOFLINE).write_bytes(roofline(report))
+        asked.docs.with_name(LAYERS).write_text(page_of_layers(report), encoding="utf-8")
         put(asked.docs, "measured", text)
 
 

@@ -101,7 +101,7 @@ def measure_peaks(threads: int = 1) -> Peaks:
         threads: run the same in so many threads at once, each with an array of its own.
     """
     usable = _usable()
-    widest = max(usable, key=lambda name: UNITS[name].width)
+    widest = _widest(usable)
     gflops = {}
     for name in usable:
         unit = UNITS[name]
@@ -112,6 +112,15 @@ def measure_peaks(threads: int = 1) -> Peaks:
     for size in SIZES:
         reads[size] = 1e-9 * _best([_reader(widest, size) for _ in range(threads)], size)
     return Peaks(gflops, reads)
+
+
+def fastest_loop() -> Loop:
+    """Of fp32, in the widest registers."""
+    return _loop(_widest(_usable()))
+
+
+def _widest(names: Sequence[str]) -> str:
+    return max(names, key=lambda name: UNITS[name].width)
 
 
 def _usable() -> list[str]:

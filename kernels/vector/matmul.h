@@ -232,8 +232,10 @@ static void matmul_bands(const coppice_matmul_args *args) {
     float *widened = aligned(room + columns * COPPICE_PANEL_PIXELS + COPPICE_PANEL_SLACK);
     float *sums = aligned(widened + coppice_widened(weight));
     pass p = {.args = args, .first_band = own.first_band, .end_band = own.end_band, .in_y = plain};
+    outline drawn;
     for (int64_t number = own.first_panel; number < own.end_panel; number++) {
         p.part = panel_of(&own, args->pixels, LANES, number);
+        set_outline(&p.part, args->window, &drawn);
         p.stride = p.in_y ? args->y_stride : (int64_t)p.part.vectors * LANES;
         p.sums = p.in_y ? (float *)args->y + p.part.first : sums;
         for (p.slab = 0; p.slab < slabs; p.slab++) {

@@ -145,10 +145,12 @@ static void matmul_dots(const coppice_matmul_args *args) {
     float scales[most_panel_vectors * LANES], inverse[most_panel_vectors * LANES];
     float room[DEPTH * most_panel_vectors * LANES + COPPICE_PANEL_SLACK];
     const narrows order = group_order((int)weight->height);
+    outline drawn;
     for (int64_t number = own.first_panel; number < own.end_panel; number++) {
         const panel units = panel_of(&own, args->pixels, unit * LANES, number);
         const int64_t pixels = pixels_of(units, unit * LANES);
-        const panel part = {units.first, (int)((pixels + LANES - 1) / LANES), (int)(pixels % LANES)};
+        panel part = {units.first, (int)((pixels + LANES - 1) / LANES), (int)(pixels % LANES), NULL};
+        set_outline(&part, args->window, &drawn);
         const int vectors = units.vectors * unit, padded = (vectors + DEPTH - 1) / DEPTH * DEPTH;
         dot_pass p = {.args = args, .x = (char *)x, .scales = scales, .sums = sums};
         p.pitch = dense ? padded * register_bytes : padded / DEPTH * register_bytes;

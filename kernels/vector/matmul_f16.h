@@ -176,7 +176,7 @@ static void matmul_halves(const coppice_matmul_args *args) {
             set_half_block(&p, part, (uint16_t *)room);
             run_half_bands(&p);
         }
-        const panel singles = {part.first, (int)((pixels + LANES - 1) / LANES), (int)(pixels % LANES)};
+        const panel singles = {part.first, (int)((pixels + LANES - 1) / LANES), (int)(pixels % LANES), NULL};
         finish(args, weight->scales, p.first_band, p.end_band, singles, p.sums, p.stride);
     }
 }

@@ -3,7 +3,7 @@
 #define COPPICE_VECTOR_PANEL_H
 
 #include "activation.h"
-#include "pack.h"
+#include "windows.h"
 
 /* Loops over the registers of a tile are unrolled whole, however long their body: else the sums live in memory. */
 #define COPPICE_UNROLL _Pragma("GCC unroll 20")
@@ -18,12 +18,23 @@ typedef struct deal {
     int64_t vectors, panels, first_panel, end_panel, first_band, end_band;
 } deal;
 
-/* Panels are dealt to the shares where there are enough of them, else bands. */
+/* Panels are dealt to the shares where each gets several, else bands. A share of bands packs all of x, which has to be
+ * little beside what its bands do with it; but shares of one or two panels hold each other up where these meet, as what
+ * the hardware reads ahead of a row of y is of the other's. */
+static inline int deal_panels(const coppice_matmul_args *args, int64_t vectors, int64_t panels) {
+    enum { panels_each = 4, uses_each = 12, uses_of_window = 160 }; /* uses of an element of x */
+    const int64_t shares = args->work.shares, least = args->window ? uses_of_window : uses_each;
+    const int64_t uses = args->weight.entries * args->weight.height / (args->weight.cols + 1);
+    if (shares == 1 || vectors < shares || panels <= shares / 2)
+        return 0;
+    return panels >= panels_each * shares || uses < least * shares;
+}
+
 static inline deal deal_of(const coppice_matmul_args *args, int lanes, int64_t widest) {
     const int64_t bands = coppice_bands(&args->weight), share = args->work.share, shares = args->work.shares;
     const int64_t vectors = (args->pixels + lanes - 1) / lanes;
     int64_t panels = (vectors + widest - 1) / widest;
-    if (shares > 1 && vectors >= shares && panels > shares / 2) {
+    if (deal_panels(args, vectors, panels)) {
         panels = (panels + shares - 1) / shares * shares;
         panels = panels < vectors ? panels : vectors;
         return (deal){vectors, panels, panels * share / shares, panels * (share + 1) / shares, 0, bands};
@@ -35,7 +46,7 @@ static inline panel panel_of(const deal *own, int64_t pixels, int lanes, int64_t
     const int64_t first = number * own->vectors / own->panels * lanes;
     const int64_t next = (number + 1) * own->vectors / own->panels * lanes;
     const int64_t count = (next < pixels ? next : pixels) - first;
-    return (panel){first, (int)((count + lanes - 1) / lanes), (int)(count % lanes)};
+    return (panel){.first = first, .vectors = (int)((count + lanes - 1) / lanes), .tail = (int)(count % lanes)};
 }
 
 /* Whether bands can pass over x where it is: in whole aligned vectors, without its rows pushing each other out of a

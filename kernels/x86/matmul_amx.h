@@ -145,6 +145,7 @@ static void matmul_tiles(const coppice_matmul_args *args) {
     float scales[most_panel_vectors * LANES], inverse[most_panel_vectors * LANES];
     float room[DEPTH * most_panel_vectors * LANES + COPPICE_PANEL_SLACK];
     tile_pass p = {.args = args, .scales = scales};
+    outline drawn;
     p.weight = (char *)aligned(args->work.scratch);
     p.groups = p.weight + tile_pair * most_steps * tile_bytes;
     char *x = (char *)aligned(p.groups + (most_steps + 1) * tile_bytes);
@@ -152,7 +153,8 @@ static void matmul_tiles(const coppice_matmul_args *args) {
     p.x = x;
     tiles_begin();
     for (int64_t number = own.first_panel; number < own.end_panel; number++) {
-        const panel part = panel_of(&own, args->pixels, LANES, number);
+        panel part = panel_of(&own, args->pixels, LANES, number);
+        set_outline(&part, args->window, &drawn);
         const int padded = (part.vectors + DEPTH - 1) / DEPTH * DEPTH;
         p.pitch = padded * register_bytes, p.stride = (int64_t)part.vectors * LANES;
         if (DOT_SCALED)

@@ -29,10 +29,13 @@ static void run_group(pass *p, const code_header *code, int64_t tile, int tiles,
     const int64_t slabs = coppice_slabs(weight), chunks = code_chunks(weight->rows);
     const int64_t width = weight->cols < weight->slab ? weight->cols : weight->slab;
     const char *base = (const char *)code;
+    outline drawn;
     for (int64_t slab = 0; slab < slabs; slab++) {
         for (int t = 0; t < tiles; t++) {
             const int64_t pixel = (tile + t) * LANES, left = args->pixels - pixel;
-            packed(args, slab, (panel){pixel, 1, left < LANES ? (int)left : 0}, room + t * width * LANES);
+            panel part = {.first = pixel, .vectors = 1, .tail = left < LANES ? (int)left : 0};
+            set_outline(&part, args->window, &drawn);
+            packed(args, slab, part, room + t * width * LANES);
         }
         for (int64_t chunk = first; chunk < end; chunk++) {
             const code_chunk *own = &code->chunk[slab * chunks + chunk];
@@ -83,7 +86,7 @@ static void run_code(const coppice_matmul_args *args) {
         count = (limit - tile) / ((limit - tile + most - 1) / most); /* groups alike, not a small one at the end */
         const int64_t left = args->pixels - (tile + count) * LANES;
         pass p = {.args = args, .in_y = tile < whole};
-        p.part = (panel){tile * LANES, (int)count, left < 0 ? (int)(LANES + left) : 0};
+        p.part = (panel){.first = tile * LANES, .vectors = (int)count, .tail = left < 0 ? (int)(LANES + left) : 0};
         p.sums = p.in_y ? (float *)args->y + tile * LANES : sums;
         p.stride = p.in_y ? args->y_stride : count * LANES;
         run_group(&p, code, tile, (int)count, first, end, room);
