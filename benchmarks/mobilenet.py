@@ -5,8 +5,7 @@
 
 The weights of the pointwise layers and the classifier have zeros at random, in single places or in blocks of four rows;
 ours skip them, the peers do not. Weights are random, batch norms folded away, activations ReLU6. Every network is
-compared with fp64 before it is timed, then all take turns, in a new order each round. `--layers` says where our time
-goes, in microseconds.
+compared with fp64 before it is timed, then all take turns, in a new order each round.
 """
 
 from __future__ import annotations
@@ -19,12 +18,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from page import put, table
 
 from coppice.kernels import Pool, Weight, Window, average_pool, depthwise, fastest, isa, matmul
 from coppice.kernels.bench.machine import pinned, this_machine, versions
@@ -222,6 +223,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repetitions", type=int, default=50)
     parser.add_argument("--layers", action="store_true", help="our time by layer")
+    parser.add_argument("--docs", type=Path, help="write the tables between the marks of this page")
     chosen = parser.parse_args(arguments)
     image = np.random.default_rng(1).standard_normal((3, SIZE, SIZE)).astype(np.float32)
     pool = Pool(chosen.threads) if chosen.threads > 1 else None
@@ -244,36 +246,54 @@ def main(arguments: Sequence[str]) -> int:
                     return 1
             rows |= fresh
         times = turns([call for call, _ in rows.values()], chosen.repetitions, chosen.threads)
-    report(chosen, dict(zip(rows, times, strict=True)), nets)
+        text = report(chosen, dict(zip(rows, times, strict=True)), nets)
     if pool is not None:
         pool.close()
+    print(text)
+    if chosen.docs is not None:
+        put(chosen.docs, "mobilenet", text)
     return 0
 
 
-def report(chosen: argparse.Namespace, times: dict[str, Array], nets: dict[str, Network]) -> None:
-    machine = this_machine()
-    print(f"{machine.cpu}, kernels up to {isa()}. " + ", ".join(f"{k} {v}" for k, v in versions().items()))
-    print(f"{chosen.sparsity:.0%} zeros, {chosen.threads} threads, {chosen.repetitions} rounds, medians (10th-90th)\n")
+def report(chosen: argparse.Namespace, times: dict[str, Array], nets: dict[str, Network]) -> str:
+    """The table of all networks, and where the time of ours goes."""
     baseline = next(iter(times))
-    print(f"| network | ms | times as fast as {baseline} |\n| --- | --- | --- |")
+    rows = []
     for name, held in times.items():
         low, median, high = np.percentile(1e3 * held, (10, 50, 90))
         ratios = times[baseline] / held
         p10, middle, p90 = np.percentile(ratios, (10, 50, 90))
         sign = "" if name == baseline or differs(float(middle), paired(ratios)) else "= "
-        print(f"| {name} | {median:.2f} ({low:.2f}-{high:.2f}) | {sign}{middle:.2f} ({p10:.2f}-{p90:.2f}) |")
-    if not chosen.layers:
-        return
-    for name, net in nets.items():
-        print(f"\n{name}\n")
-        taken = np.empty((30, len(net.calls)))
-        for round_ in taken:
-            for index, (_, call) in enumerate(net.calls):
-                begin = time.perf_counter()
-                call()
-                round_[index] = time.perf_counter() - begin
-        for (layer, _), microseconds in zip(net.calls, 1e6 * np.median(taken, axis=0), strict=True):
-            print(f"{microseconds:8.1f}  {layer} {net.layouts.get(layer, '')}")
+        rows.append([name, f"{median:.2f} ({low:.2f}-{high:.2f})", f"{sign}{middle:.2f} ({p10:.2f}-{p90:.2f})"])
+    taken = {name: layers(net) for name, net in nets.items()}
+    kinds = dict.fromkeys(layer.split()[0] for layer, _ in next(iter(nets.values())).calls)
+    parts = [
+        [name, *(f"{sum(us for layer, us in held if layer.split()[0] == kind):.0f}" for kind in kinds)]
+        for name, held in taken.items()
+    ]
+    threads = f"{chosen.threads} thread{'s' * (chosen.threads > 1)}"
+    text = [
+        f"{this_machine().cpu}, kernels up to {isa()}. " + ", ".join(f"{k} {v}" for k, v in versions().items()) + ".",
+        f"{chosen.sparsity:.0%} zeros, {threads}, {chosen.repetitions} rounds, medians (10th-90th):\n",
+        table(["network", "ms", f"times as fast as {baseline}"], rows),
+        table(["us of all layers of a kind", *kinds], parts),
+    ]
+    if chosen.layers:
+        for name, held in taken.items():
+            lines = (f"{us:8.1f}  {layer} {nets[name].layouts.get(layer, '')}" for layer, us in held)
+            text += [f"{name}\n", *lines, ""]
+    return "\n".join(text)
+
+
+def layers(net: Network) -> list[tuple[str, float]]:
+    """Each layer and its microseconds, in the network."""
+    taken = np.empty((30, len(net.calls)))
+    for round_ in taken:
+        for index, (_, call) in enumerate(net.calls):
+            begin = time.perf_counter()
+            call()
+            round_[index] = time.perf_counter() - begin
+    return [(layer, float(us)) for (layer, _), us in zip(net.calls, 1e6 * np.median(taken, axis=0), strict=True)]
 
 
 if __name__ == "__main__":

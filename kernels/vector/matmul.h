@@ -235,7 +235,7 @@ static void matmul_bands(const coppice_matmul_args *args) {
     outline drawn;
     for (int64_t number = own.first_panel; number < own.end_panel; number++) {
         p.part = panel_of(&own, args->pixels, LANES, number);
-        set_outline(&p.part, args->window, &drawn);
+        p.part.outline = outline_of(p.part, args->window, &drawn);
         p.stride = p.in_y ? args->y_stride : (int64_t)p.part.vectors * LANES;
         p.sums = p.in_y ? (float *)args->y + p.part.first : sums;
         for (p.slab = 0; p.slab < slabs; p.slab++) {

@@ -150,7 +150,7 @@ static void matmul_dots(const coppice_matmul_args *args) {
         const panel units = panel_of(&own, args->pixels, unit * LANES, number);
         const int64_t pixels = pixels_of(units, unit * LANES);
         panel part = {units.first, (int)((pixels + LANES - 1) / LANES), (int)(pixels % LANES), NULL};
-        set_outline(&part, args->window, &drawn);
+        part.outline = outline_of(part, args->window, &drawn);
         const int vectors = units.vectors * unit, padded = (vectors + DEPTH - 1) / DEPTH * DEPTH;
         dot_pass p = {.args = args, .x = (char *)x, .scales = scales, .sums = sums};
         p.pitch = dense ? padded * register_bytes : padded / DEPTH * register_bytes;

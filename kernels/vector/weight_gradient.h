@@ -330,7 +330,7 @@ static void weight_gradient_vectors(const coppice_weight_gradient_args *args) {
     outline drawn;
     for (int64_t number = 0; number < panels; number++) {
         p.part = panel_of(&own, args->pixels, LANES, number);
-        set_outline(&p.part, args->window, &drawn);
+        p.part.outline = outline_of(p.part, args->window, &drawn);
         for (p.slab = 0; p.slab < slabs; p.slab++) {
             const int64_t width = coppice_slab_width(weight, p.slab);
             p.first_column = 0;

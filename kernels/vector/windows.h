@@ -94,7 +94,7 @@ typedef struct strip {
     int64_t x;       /* of its first pixel and the first tap */
 } strip;
 
-enum { most_strips = 256, most_rows_of_runs = 1024 };
+enum { most_strips = 256, most_rows_of_runs = 1024, long_run = 40 };
 
 typedef struct outline {
     int64_t runs, strips;
@@ -102,18 +102,17 @@ typedef struct outline {
     int64_t rows[most_rows_of_runs]; /* [kernel_y][runs]: where the row of x begins in its channel; -1: outside of x */
 } outline;
 
-/* Draws it where its strips are vectors of x and there are not too many. */
-static inline void set_outline(panel *part, const coppice_window *w, outline *o) {
-    part->outline = NULL;
-    if (!w || w->stride_x > 2)
-        return;
-    const int64_t pixels = pixels_of(*part, LANES), first_y = pixels ? part->first / w->out_width : 0;
-    const int64_t end_y = pixels ? (part->first + pixels - 1) / w->out_width + 1 : 0;
+/* NULL: there are too many strips, or runs so long that copy_windows is quicker. */
+static const outline *draw_outline(panel part, const coppice_window *w, outline *o) {
+    const int64_t pixels = pixels_of(part, LANES), first_y = pixels ? part.first / w->out_width : 0;
+    const int64_t end_y = pixels ? (part.first + pixels - 1) / w->out_width + 1 : 0;
     o->runs = end_y - first_y, o->strips = 0;
+    if (w->stride_x == 2 && pixels > long_run * o->runs)
+        return NULL;
     if (o->runs > most_rows_of_runs / w->kernel_y || pixels / LANES + o->runs > most_strips)
-        return;
+        return NULL;
     for (int64_t run = 0, at = 0; run < o->runs; run++) {
-        const int64_t oy = first_y + run, first_x = run ? 0 : part->first % w->out_width;
+        const int64_t oy = first_y + run, first_x = run ? 0 : part.first % w->out_width;
         const int64_t left = pixels - at, count = w->out_width - first_x < left ? w->out_width - first_x : left;
         for (int64_t i = 0; i < count; i += LANES)
             o->strip[o->strips++] = (strip){run, at + i, (first_x + i) * w->stride_x - w->pad_x};
@@ -123,7 +122,12 @@ static inline void set_outline(panel *part, const coppice_window *w, outline *o)
         }
         at += count;
     }
-    part->outline = o;
+    return o;
+}
+
+/* That of a panel where its strips are vectors of x, drawn in `room`; else NULL. */
+static inline const outline *outline_of(panel part, const coppice_window *w, outline *room) {
+    return w && w->stride_x <= 2 ? draw_outline(part, w, room) : NULL;
 }
 
 /* As copy_windows, of a panel with an outline. */
@@ -136,7 +140,8 @@ ALWAYS_INLINE void copy_outlined(const int type, const int step, const coppice_m
     for (int64_t column = 0; column < columns; column++, to += part.vectors * LANES) {
         const int64_t base = channel * w->channel_stride, shift = kx * w->dilation_x, *rows = o->rows + ky * o->runs;
         for (const strip *s = o->strip; s < o->strip + o->strips; s++) {
-            const int64_t row = rows[s->run], start = s->x + shift, left = w->width - start, x = base + row + start;
+            const int64_t row = rows[s->run], start = s->x + shift, x = base + row + start;
+            const int64_t left = w->width - start;
             vector found = zero();
             if (row >= 0 && step == 1)
                 found = load_between(type, args->x, x, -start, left);

@@ -154,7 +154,7 @@ static void matmul_tiles(const coppice_matmul_args *args) {
     tiles_begin();
     for (int64_t number = own.first_panel; number < own.end_panel; number++) {
         panel part = panel_of(&own, args->pixels, LANES, number);
-        set_outline(&part, args->window, &drawn);
+        part.outline = outline_of(part, args->window, &drawn);
         const int padded = (part.vectors + DEPTH - 1) / DEPTH * DEPTH;
         p.pitch = padded * register_bytes, p.stride = (int64_t)part.vectors * LANES;
         if (DOT_SCALED)

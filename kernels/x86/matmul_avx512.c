@@ -34,7 +34,7 @@ static void run_group(pass *p, const code_header *code, int64_t tile, int tiles,
         for (int t = 0; t < tiles; t++) {
             const int64_t pixel = (tile + t) * LANES, left = args->pixels - pixel;
             panel part = {.first = pixel, .vectors = 1, .tail = left < LANES ? (int)left : 0};
-            set_outline(&part, args->window, &drawn);
+            part.outline = outline_of(part, args->window, &drawn);
             packed(args, slab, part, room + t * width * LANES);
         }
         for (int64_t chunk = first; chunk < end; chunk++) {
