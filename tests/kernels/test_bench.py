@@ -470,8 +470,9 @@ def test_the_baseline_is_the_first_peer() -> None:
 def test_the_tables_of_the_page_stand_between_its_marks(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- measured -->\nold\n<!-- end of measured -->\nafter\n")
-    options = "--models ds_cnn --sparsities 0.9 --kernels coppice/best/csr/fp32 --repetitions 1 --docs"
-    command = [sys.executable, str(ROOT / "benchmarks" / "kernels.py"), *options.split(), str(page)]
+    options = "--models ds_cnn --sparsities 0.9 --kernels coppice/best/csr/fp32 --repetitions 1"
+    command = [sys.executable, str(ROOT / "benchmarks" / "kernels.py"), *options.split(), "--json"]
+    command += [str(tmp_path / "held.json"), "--docs", str(page)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     text = page.read_text()
@@ -479,6 +480,12 @@ def test_the_tables_of_the_page_stand_between_its_marks(tmp_path: Path) -> None:
     assert text.endswith("<!-- end of measured -->\nafter\n")
     assert "old" not in text.split("\n")
     assert "| fp32 unstructured | `torch/dense/fp32` | 1 |" in text
-    assert "| ds_cnn | pointwise | 64x64x125 |" in text
+    layers = page.with_name("kernels_layers.md").read_text()
+    assert "| ds_cnn | pointwise | 64x64x125 |" in layers
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (again.returncode, again.stderr) == (0, ""), "what was measured is not measured again"
+    assert page.read_text() == text
+    assert page.with_name("kernels_layers.md").read_text() == layers
     marked = (ROOT / "docs" / "kernels.md").read_text()
-    assert marked.index("<!-- measured -->\n") < marked.index("<!-- end of measured -->\n")
+    for name in ("measured", "threads", "mobilenet"):
+        assert marked.index(f"<!-- {name} -->\n") < marked.index(f"<!-- end of {name} -->\n")
