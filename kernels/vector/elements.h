@@ -76,6 +76,8 @@ ALWAYS_INLINE void store_as(int type, void *data, int64_t index, int count, vect
 
 /* LANES elements of a type from `index` on, of which those before `first` and from `end` on are zero and not read. */
 ALWAYS_INLINE vector load_between(const int type, const void *data, int64_t index, int64_t first, int64_t end) {
+    if (first >= LANES || end <= 0)
+        return zero();
     const int begin = first > 0 ? (int)first : 0, stop = end < LANES ? (int)end : LANES;
     if (stop <= begin)
         return zero();

@@ -340,6 +340,13 @@ coppice_window random_window(void) {
     return w;
 }
 
+coppice_window random_far_window(void) {
+    coppice_window w = random_window();
+    int64_t *const far[] = {&w.stride_y, &w.stride_x, &w.dilation_y, &w.dilation_x, &w.pad_y, &w.pad_x};
+    *far[random_below(6)] = INT32_MAX - random_below(4);
+    return w;
+}
+
 int64_t window_extent(const coppice_window *w) {
     return w->channels && w->height ? (w->channels - 1) * w->channel_stride + (w->height - 1) * w->row_stride + w->width
                                     : 0;
