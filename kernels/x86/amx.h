@@ -26,7 +26,7 @@ static void tile_store(int tile, char *to, int64_t pitch) {
         memcpy(to + row * pitch, tile_memory[tile][row], tile_row);
 }
 
-/* One group of each of two tiles, as numbers. */
+/* A group of a row of a tile, as the four bytes that it is. */
 static void tile_group(int tile, int row, int group, void *to) {
     memcpy(to, tile_memory[tile][row] + 4 * group, 4);
 }
