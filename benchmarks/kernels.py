@@ -32,7 +32,7 @@ from coppice.kernels.bench import (
     Shape,
     load_shapes,
     run_bench,
-)  # fmt: skip
+)
 from coppice.kernels.bench.machine import Cache, Machine
 from coppice.kernels.bench.plot import plot
 from coppice.kernels.bench.statistics import PAIRED, differs, paired
@@ -183,18 +183,17 @@ def goals(results: Results, prefix: str) -> str:
     of them, on the layer that the goals were set on."""
     rows, first = [], [shape for shape in results.shapes if shape.text == SET_ON]
     for goal in goals_of(results):
-        shapes = goal.of(results.shapes)
-        cells = []
+        shapes, other, cells = goal.of(results.shapes), named(goal.against, prefix), []
         for sparsity in results.sparsities:
-            reached = results.mean(shapes, sparsity, prefix + goal.kernel, named(goal.against, prefix))
+            reached = results.mean(shapes, sparsity, prefix + goal.kernel, other)
             wanted = goal.goals.get(sparsity)
-            own = results.mean(goal.of(first), sparsity, prefix + goal.kernel, named(goal.against, prefix))
+            own = results.mean(goal.of(first), sparsity, prefix + goal.kernel, other)
             cells.append(
                 number(reached)
                 + ("" if own is None else f" ({number(own)})")
                 + ("" if wanted is None else f" / {number(wanted)}")
             )
-        rows.append([goal.text, f"`{named(goal.against, prefix)}`", str(len(shapes)), *cells])
+        rows.append([goal.text, f"`{other}`", str(len(shapes)), *cells])
     return table([f"reached ({SET_ON}) / goal", "over", "layers", *results.percent], rows)
 
 
@@ -309,11 +308,11 @@ def read(path: Path) -> BenchReport:
     )
 
 
-def measure(models: Sequence[str], asked: argparse.Namespace) -> BenchReport:
+def measure(asked: argparse.Namespace) -> BenchReport:
     """Model after model, those left out that ``asked.json`` has."""
     every = {f"{shape.model}/{shape.layer}": shape for shape in load_shapes()}
     report = read(asked.json) if asked.json is not None and asked.json.exists() else None
-    for model in models:
+    for model in asked.models:
         shapes = [shape for name, shape in every.items() if name == model or shape.model == model]
         if not shapes:
             raise SystemExit(f"--models: {model} is none of {', '.join(MODELS)} or of their layers, as MODEL/LAYER")
@@ -361,7 +360,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="the whole report, as far as it goes; see above")
     parser.add_argument("--docs", type=Path, help="write the tables between the marks of this page")
     asked = parser.parse_args()
-    report = measure(asked.models, asked)
+    report = measure(asked)
     text = section(report)
     print(text)
     if asked.docs is not None:

@@ -24,7 +24,7 @@ from page import put, table
 from coppice.kernels import Pool, bind
 from coppice.kernels.bench import Shape, load_shapes
 from coppice.kernels.bench.machine import pinned
-from coppice.kernels.bench.peaks import Loop, fastest_loop
+from coppice.kernels.bench.peaks import fastest_loop
 from coppice.kernels.bench.problem import SHORT, Problem
 
 MODELS = ("mobilenet_v1", "resnet50", "efficientnet_b0", "vit_s", "bert_base")
@@ -55,17 +55,13 @@ class Probe:
             self.rounds = max(self.rounds + 1, ceil(self.rounds * min(4.0, PROBE / seconds)))
 
     def _alone(self) -> None:
-        _run(self.loop, self.rounds)
+        self.loop.sums(self.rounds)
 
     def _together(self) -> None:
-        list(self.workers.map(lambda _: _run(self.loop, self.rounds), range(self.threads)))
+        list(self.workers.map(self.loop.sums, [self.rounds] * self.threads))
 
     def cores(self) -> float:
         return self.threads * _seconds(self._alone, 1) / _seconds(self._together, 1)
-
-
-def _run(loop: Loop, rounds: int) -> None:
-    loop.sums(rounds)
 
 
 def _seconds(call: Callable[[], object], inner: int) -> float:

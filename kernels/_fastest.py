@@ -20,7 +20,7 @@ from coppice.kernels._errors import KernelError
 from coppice.kernels._matmul import matmul, out_shape
 from coppice.kernels._pool import Pool
 from coppice.kernels._types import Array
-from coppice.kernels._variants import isa
+from coppice.kernels._variants import includes, isa
 from coppice.kernels._weight import Type, Weight
 from coppice.kernels._window import Window
 
@@ -113,7 +113,7 @@ def _candidates(
     for slab in dict.fromkeys((narrow, min(cols or 1, 2 * narrow))):
         weight = Weight.sparse(matrix, type=kind, slab=slab)
         yield f"csr/{slab}", weight
-        if isa().startswith(("avx512", "amx")) and 0 < 4 * weight.entries <= CODE_MOST and pixels > 1:
+        if includes(isa(), "avx512") and 0 < 4 * weight.entries <= CODE_MOST and pixels > 1:
             yield f"code/{slab}", weight.compiled(cache)
     for height in HEIGHTS[1:]:
         blocks = len(np.unique(row[present] // height * cols + column[present])) if rows and cols else 0

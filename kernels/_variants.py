@@ -129,6 +129,13 @@ def isa() -> str:
     return library.text(library.c.coppice_isa_name(library.c.coppice_isa_active()))
 
 
+def includes(isa: str, lower: str) -> bool:
+    """Whether an instruction set has ``lower``, itself or a higher one of its architecture; ``numba`` has none."""
+    library = _library()
+    names = library.isa_names() if isinstance(library, Library) else []
+    return isa in names and lower in names and names.index(isa) >= names.index(lower)
+
+
 def status() -> Status:
     """What calls run on, and why. Raises IsaError where ``COPPICE_ISA`` is wrong."""
     library, name = _library(), isa()

@@ -11,7 +11,7 @@ from coppice.kernels._errors import KernelError
 from coppice.kernels._matmul import bind
 from coppice.kernels._pool import Pool
 from coppice.kernels._types import ACTIVATION_TYPES
-from coppice.kernels._variants import Variant, pick, variants
+from coppice.kernels._variants import Variant, includes, pick, variants
 from coppice.kernels._weight import Type
 from coppice.kernels.bench.problem import FEW, FEW_PIXELS, LAYOUTS, SHORT, Problem, nbytes
 from coppice.kernels.bench.shapes import Shape
@@ -25,14 +25,14 @@ TYPICAL = (
     "torch/dense/int8", "torch/csr/fp32", "scipy/csr/fp32", "onnxruntime/*", "openvino/*",
 )  # fmt: skip
 
-#: Arithmetic that may be allowed: of which weight and activation, and the instruction sets that have it.
+#: Arithmetic that may be allowed: of which weight and activation, and the least instruction sets that have it.
 ARITHMETIC: dict[Type, tuple[Type, Type, tuple[str, ...]]] = {
-    "float16": ("float16", "float16", ("neon_fp16", "avx512_fp16", "amx_int8", "amx_bf16")),
-    "bfloat16": ("bfloat16", "bfloat16", ("avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16")),
-    "int8": ("int8", "float32", ("avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16")),
+    "float16": ("float16", "float16", ("neon_fp16", "avx512_fp16")),
+    "bfloat16": ("bfloat16", "bfloat16", ("avx512_bf16",)),
+    "int8": ("int8", "float32", ("avx512_vnni",)),
 }
-#: Of those, what dense weights do by tiles.
-TILES = {"int8": ("amx_int8", "amx_bf16"), "bfloat16": ("amx_bf16",)}
+#: Of those, what dense weights do by tiles, and the least instruction set.
+TILES: dict[Type, str] = {"int8": "amx_int8", "bfloat16": "amx_bf16"}
 
 #: Products (rows * cols * pixels) up to which the slow variants take part: seconds a round, not minutes.
 SLOW = {"generic": 1 << 27, "numba": 1 << 30}
@@ -106,12 +106,14 @@ def contenders() -> list[Contender]:
             continue
         exact: list[tuple[Type, Any, Any]] = [(w, x, "float32") for x in ACTIVATION_TYPES for w in SHORT]
         given_up: list[tuple[Type, Any, Any]] = [
-            (*types[:2], kind) for kind, types in ARITHMETIC.items() if variant.isa in types[2]
+            (*types[:2], kind)
+            for kind, types in ARITHMETIC.items()
+            if any(includes(variant.isa, least) for least in types[2])
         ]
         integers = [types for types in given_up if types[2] == "int8"]
         kinds = dict.fromkeys(LAYOUTS, exact + given_up) | {"bitmask": exact + integers, "n:16": exact}
         kinds["sell"] = [("int8", "float32", "float32"), *integers]
-        if variant.isa.startswith(("avx512", "amx")):
+        if includes(variant.isa, "avx512"):
             kinds["code"] = exact
         ours += [_ours(variant, layout, *types) for layout in kinds for types in kinds[layout]]
     return [*peers()[:1], *ours, *peers()[1:], *runtimes()]
@@ -146,7 +148,8 @@ def _ours(variant: Variant, layout: str, weight: Type, activation: Any, arithmet
 def _peak(variant: Variant, layout: str, arithmetic: Type) -> str:
     if arithmetic == "float32":
         return variant.isa
-    return SHORT[arithmetic] + " tiles" * (layout == "dense" and variant.isa in TILES.get(arithmetic, ()))
+    tiles = layout == "dense" and arithmetic in TILES and includes(variant.isa, TILES[arithmetic])
+    return SHORT[arithmetic] + " tiles" * tiles
 
 
 def select(patterns: Sequence[str], baseline: str) -> list[Contender]:

@@ -18,9 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from coppice.kernels._errors import KernelsUnavailable
-from coppice.kernels._load import load
-from coppice.kernels._variants import isa
+from coppice.kernels._variants import includes, isa
 
 
 @dataclass(frozen=True)
@@ -124,12 +122,7 @@ def _widest(names: Sequence[str]) -> str:
 
 
 def _usable() -> list[str]:
-    try:
-        names = load().isa_names()
-    except KernelsUnavailable:
-        return ["generic"]
-    present = names[: names.index(isa()) + 1]
-    return [name for name, unit in UNITS.items() if unit.isa in present]
+    return [name for name, unit in UNITS.items() if includes(isa(), unit.isa)] or ["generic"]
 
 
 def _best(runs: Sequence[Callable[[int], None]], work: int) -> float:

@@ -81,8 +81,8 @@ int kept_surroundings(const output *y);
 /* A window that any primitive may be given, of random sizes. */
 coppice_window random_window(void);
 
-/* One that is out of x at a stroke: by its strides, dilations or pads. */
-coppice_window random_far_window(void);
+/* One in eight is out of x at a stroke, by its strides, dilations or pads: for what lays out no padded x. */
+coppice_window random_near_or_far_window(void);
 
 /* Elements of the x of a window. */
 int64_t window_extent(const coppice_window *w);

@@ -4,7 +4,7 @@
 /* fp16 where it is allowed: sums of fp16 products, over windows too. */
 static void check_f16_sums(void) {
     for (int round = 0; round < rounds(600); round++) {
-        const coppice_window w = round % 8 == 1 ? random_far_window() : random_window();
+        const coppice_window w = random_near_or_far_window();
         check_problem((problem){.rows = random_below(40),
                                 .cols = random_below(300),
                                 .pixels = random_below(260),
@@ -23,7 +23,7 @@ static void check_f16_sums(void) {
 /* Pairs of bf16 and fours of bytes where they are allowed, with every number of entries left over. */
 static void check_dots(void) {
     for (int round = 0; round < rounds(1200); round++) {
-        const coppice_window w = round % 8 == 1 ? random_far_window() : random_window();
+        const coppice_window w = random_near_or_far_window();
         const int32_t arithmetic = round % 2 ? COPPICE_BF16 : COPPICE_I8;
         const int same = random_below(4) > 0;
         check_problem((problem){.rows = random_below(40),

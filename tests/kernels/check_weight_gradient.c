@@ -172,7 +172,7 @@ static void check_random(void) {
 
 static void check_windows(void) {
     for (int round = 0; round < rounds(800); round++) {
-        const coppice_window w = round % 8 == 1 ? random_far_window() : random_window();
+        const coppice_window w = random_near_or_far_window();
         check_problem((problem){.rows = random_below(24),
                                 .slab = 1 + random_below(60),
                                 .density = (double)random_below(11) / 10,

@@ -12,6 +12,7 @@ import pytest
 
 from coppice import kernels
 from coppice.kernels import _load
+from coppice.kernels._variants import includes
 
 Python = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -60,6 +61,13 @@ def test_the_names_of_instruction_sets() -> None:
     expected = {"x86_64": intel, "aarch64": arm, "arm64": arm}
     assert expected.get(platform.machine(), []) == ISAS[1:]
     assert ISAS[0] == "generic"
+
+
+def test_an_instruction_set_includes_those_before_it() -> None:
+    for place, isa in enumerate(ISAS):
+        assert [includes(isa, other) for other in ISAS] == [before <= place for before in range(len(ISAS))]
+        assert not includes(isa, "unheard of")
+    assert not includes("numba", "generic")
 
 
 @pytest.mark.parametrize("isa", ISAS)
