@@ -4,26 +4,31 @@ python benchmarks/threads.py [--threads 2] [--models mobilenet_v1 ...] [--sparsi
                              [--docs docs/kernels.md]
 
 A virtual machine may find its cores on one physical core for a while, and then nothing is worth a second thread. So
-each round is between two probes: multiply-adds in registers, alone and in all threads at once. A round counts where
-both say that the cores were there; the table says how many did not.
+each round is between two probes: multiply-adds in registers, alone and in all threads at once, each on a core of its
+own. A round counts where both say that the cores were there; the table says how many did not. It also says what the
+threads would be worth if none got in the way of another: the time of the whole over that of its longest share, each
+share by itself in one thread. What is missing there is the kernel's, the rest is what the machine lets threads share.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from page import put, table
 
 from coppice.kernels import Pool, bind
+from coppice.kernels._load import load
 from coppice.kernels.bench import Shape, load_shapes
-from coppice.kernels.bench.machine import pinned
+from coppice.kernels.bench.machine import cores, pinned
 from coppice.kernels.bench.peaks import fastest_loop
 from coppice.kernels.bench.problem import SHORT, Problem
 
@@ -49,7 +54,7 @@ class Probe:
 
     def __init__(self, threads: int) -> None:
         self.threads, self.loop = threads, fastest_loop()
-        self.workers = ThreadPoolExecutor(threads)
+        self.workers = ThreadPoolExecutor(threads, initializer=_stay, initargs=(iter(cores(threads) or ()),))
         self.rounds = 1
         while (seconds := _seconds(self._alone, 1)) < PROBE / 2:
             self.rounds = max(self.rounds + 1, ceil(self.rounds * min(4.0, PROBE / seconds)))
@@ -64,6 +69,25 @@ class Probe:
         return self.threads * _seconds(self._alone, 1) / _seconds(self._together, 1)
 
 
+def _stay(places: Iterator[int]) -> None:
+    """Keeps this thread on the next of these CPUs, if there is one."""
+    for place in places:
+        os.sched_setaffinity(0, {place})
+        return
+
+
+class Share(Pool):
+    """One share of so many of each call, by itself, in the caller's thread."""
+
+    def __init__(self, share: int, shares: int) -> None:
+        super().__init__(1)
+        self.share, self.threads = share, shares
+
+    def run(self, variant: int, args: Any) -> int:
+        args.work.share, args.work.shares = self.share, self.threads
+        return int(load().c.coppice_variant_run(variant, args))
+
+
 def _seconds(call: Callable[[], object], inner: int) -> float:
     begin = time.perf_counter()
     for _ in range(inner):
@@ -73,9 +97,11 @@ def _seconds(call: Callable[[], object], inner: int) -> float:
 
 @dataclass(frozen=True)
 class Found:
-    """Time of one thread over time of all, round by round, and how many rounds there were, those left out counted."""
+    """Round by round, the time of one thread over that of all, and over that of the longest share by itself; and how
+    many rounds there were, those left out counted."""
 
     ratios: np.ndarray
+    apart: np.ndarray
     tried: int
 
 
@@ -86,21 +112,22 @@ def measure(shape: Shape, sparsity: float, kernel: Sequence[str], pool: Pool, pr
         return None
     problem = Problem(shape, sparsity)
     weight, x, out = problem.weight(layout, kind), problem.tensor(kind), problem.empty(kind)
-    alone, together = (
-        bind(weight, x, window=shape.window, out=out, arithmetic=arithmetic, pool=shared) for shared in (None, pool)
+    by = (None, pool, *(Share(share, pool.threads) for share in range(pool.threads)))
+    alone, together, *shares = (
+        bind(weight, x, window=shape.window, out=out, arithmetic=arithmetic, pool=one) for one in by
     )
     seconds = min(_seconds(alone, 3) for _ in range(3))
     if seconds < LEAST:
         return None
-    inner, ratios, tried = ceil(TIMING / seconds), [], 0
-    while len(ratios) < most and tried < TRIES * most:
+    inner, rounds, tried = ceil(TIMING / seconds), [], 0
+    while len(rounds) < most and tried < TRIES * most:
         tried += 1
         before = probe.cores()
         together()
-        ratio = _seconds(alone, inner) / _seconds(together, inner)
+        whole, joint, *each = (_seconds(call, inner) for call in (alone, together, *shares))
         if min(before, probe.cores()) >= FREE * pool.threads:
-            ratios.append(ratio)
-    return Found(np.array(ratios), tried)
+            rounds.append((whole / joint, whole / max(each)))
+    return Found(*np.array(rounds).reshape(-1, 2).T, tried)
 
 
 def rows(asked: argparse.Namespace, pool: Pool) -> Iterator[list[str]]:
@@ -113,6 +140,7 @@ def rows(asked: argparse.Namespace, pool: Pool) -> Iterator[list[str]]:
             if held is not None and len(held.ratios):
                 found[shape] = held
         medians = {shape: float(np.median(held.ratios)) for shape, held in found.items()}
+        large = [shape for shape in found if shape.pixels >= MANY]
         spreads = [np.percentile(held.ratios, 90) / np.percentile(held.ratios, 10) for held in found.values()]
         tried, counted = sum(held.tried for held in found.values()), sum(len(held.ratios) for held in found.values())
         worst = min(medians, key=lambda shape: medians[shape])
@@ -120,7 +148,8 @@ def rows(asked: argparse.Namespace, pool: Pool) -> Iterator[list[str]]:
         yield [
             f"{layout} {SHORT[kind]}",
             *summary(medians.values()),
-            *summary(median for shape, median in medians.items() if shape.pixels >= MANY),
+            *summary(medians[shape] for shape in large),
+            f"{mean(np.median(found[shape].apart) for shape in large):.2f}",
             f"{medians[worst]:.2f}: {worst.model} {worst.layer}, {worst.text}",
             f"{np.median(spreads):.2f}",
             f"{1 - counted / tried:.0%}",
@@ -131,7 +160,13 @@ def rows(asked: argparse.Namespace, pool: Pool) -> Iterator[list[str]]:
 def summary(medians: Iterable[float]) -> list[str]:
     """How many, their geometric mean, and how many of them reach what is wanted."""
     held = list(medians)
-    return [str(len(held)), f"{np.exp(np.mean(np.log(held))):.2f}", f"{sum(median >= WANTED for median in held)}"]
+    return [str(len(held)), f"{mean(held):.2f}", f"{sum(median >= WANTED for median in held)}"]
+
+
+def mean(ratios: Iterable[float]) -> float:
+    """Geometric; of none NaN."""
+    held = np.log(list(ratios))
+    return float(np.exp(held.mean())) if held.size else float("nan")
 
 
 def main() -> None:
@@ -147,7 +182,8 @@ def main() -> None:
         held = list(rows(asked, pool))
         pool.close()
     several = ("mean", f">= {WANTED}")
-    head = ["kernel", "layers", *several, f"of {MANY} pixels", *several, "least", "p90 / p10", "rounds left out"]
+    many = [f"of {MANY} pixels", *several, "shares apart"]
+    head = ["kernel", "layers", *several, *many, "least", "p90 / p10", "rounds left out"]
     text = (
         f"{asked.threads} threads over one, layers of {', '.join(asked.models)} that take one {LEAST * 1e6:.0f} us or "
         f"more, {asked.sparsity:.0%} zeros, medians of {asked.repetitions} rounds, geometric means of these:\n\n"
