@@ -197,6 +197,17 @@ def goals(results: Results, prefix: str) -> str:
     return table([f"reached ({SET_ON}) / goal", "over", "layers", *results.percent], rows)
 
 
+def means(results: Results, kernels: Sequence[str], title: str, suits: Callable[[Shape], bool]) -> str:
+    """Geometric means over the shapes that suit, of each kernel that ran on any of them."""
+    shapes, baseline = [shape for shape in results.shapes if suits(shape)], results.report.baseline
+    rows = []
+    for kernel in kernels:
+        found = [results.mean(shapes, sparsity, kernel, baseline) for sparsity in results.sparsities]
+        if any(found):
+            rows.append([f"`{kernel}`", *map(number, found)])
+    return table([f"geometric mean over {len(shapes)} {title}", *results.percent], rows)
+
+
 def models(results: Results, kernels: Sequence[str]) -> str:
     """All layers of a model together: the sum of medians, each as often as its layer occurs."""
     rows = []
@@ -245,17 +256,13 @@ def section(report: BenchReport) -> str:
     kernels = dict.fromkeys(m.kernel for m in report.measurements if m.kernel != report.baseline)
     ours = [kernel for kernel in kernels if kernel.startswith(prefix)]
     others = [kernel for kernel in kernels if kernel not in ours]
-    matrices = [shape for shape in results.shapes if is_matrix(shape)]
     of_images = list(dict.fromkeys(prefix + goal.kernel for goal in goals_of(results) if goal.shapes is is_image))
-    means = [
-        [f"`{k}`", *(number(results.mean(matrices, p, k, report.baseline)) for p in results.sparsities)]
-        for k in (*ours, *others)
-    ]
     parts = [
         head(report),
         goals(results, prefix),
         f"Every layer of every row: [{LAYERS}]({LAYERS}).\n",
-        table(["geometric mean over matrices of more than a pixel", *results.percent], means),
+        means(results, [*ours, *others], "layers of more than a pixel", is_matrix),
+        means(results, [*ours, *others], "layers of one token", is_vector),
         models(results, of_images),
         f"![roofline]({ROOFLINE})\n",
     ]
