@@ -31,7 +31,11 @@ def activation_of(activation: Activation) -> tuple[int, float, float]:
             return ACTIVATIONS[activation]
         remedy = f"use one of {', '.join(ACTIVATIONS)}, or (lower, upper)"
         raise KernelError(f"there is no {activation!r}", place="activation", remedy=remedy)
-    lower, upper = activation
+    try:
+        lower, upper = map(float, activation)
+    except (TypeError, ValueError):
+        fact = f"{activation!r} is neither a name nor (lower, upper)"
+        raise KernelError(fact, place="activation", remedy='"none" for none') from None
     if isnan(lower) or isnan(upper) or lower > upper:
         fact = f"{lower} .. {upper} is not a range"
         raise KernelError(fact, place="activation", remedy="give the lower bound first")

@@ -136,7 +136,42 @@ static void run_tiles(const int rows, const int vectors, const pass *p, int64_t 
 #undef CASE
 }
 
+/* One pixel of CSR. x and the sums are not in whole vectors. */
+static void one_pixel(const pass *p) {
+    const coppice_matmul_args *args = p->args;
+    const coppice_weight *weight = &args->weight;
+    const uint32_t *starts = weight->starts + p->slab * weight->rows;
+    const uint16_t *columns = weight->columns;
+    const float *values = p->values, *x = p->from.x, *residual = args->residual;
+    const int64_t x_stride = p->from.stride;
+    const int first_slab = p->slab == 0, last_slab = p->slab + 1 == coppice_slabs(weight);
+    for (int64_t row = p->first_band; row < p->end_band; row++) {
+        float *rest = p->sums + row * p->stride, sum[4] = {0};
+        if (!first_slab)
+            sum[0] = *rest;
+        else if (p->in_y)
+            sum[0] = (args->bias ? args->bias[row] : 0.0f) + (residual ? residual[row * args->residual_stride] : 0.0f);
+        size_t entry = starts[row];
+        const size_t end = starts[row + 1];
+        for (; end - entry >= 4; entry += 4, values += 4)
+            for (size_t chain = 0; chain < 4; chain++)
+                sum[chain] += values[chain] * x[columns[entry + chain] * x_stride];
+        for (; entry < end; entry++, values++)
+            sum[0] += *values * x[columns[entry] * x_stride];
+        float total = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+        if (p->in_y && last_slab) {
+            total = total < args->lower ? args->lower : total;
+            total = total > args->upper ? args->upper : total;
+        }
+        *rest = total;
+    }
+}
+
 static void run_bands(const pass *p) {
+    if (is_one_pixel(p->args)) {
+        one_pixel(p);
+        return;
+    }
     const int64_t height = p->args->weight.height;
     const int widest = TILE_VECTORS(height), tiles = (p->part.vectors + widest - 1) / widest;
     for (int number = 0; number < tiles; number++) {
@@ -173,6 +208,8 @@ static block packed(const coppice_matmul_args *args, int64_t slab, panel part, f
     const int64_t first = slab * args->weight.slab, width = coppice_slab_width(&args->weight, slab);
     if (width <= 0) /* the matrix has no column */
         return (block){room, 0};
+    if (is_one_pixel(args) && !args->window && args->x_stride == 1) /* side by side, as they are */
+        return (block){widen(args->type, args->x, (size_t)first, (size_t)width, room), 1};
     return args->window ? pack_windows(args, first, width, part, room) : pack_rows(args, first, width, part, room);
 }
 
@@ -181,36 +218,10 @@ static block block_of(const coppice_matmul_args *args, int64_t slab, panel part,
     const int64_t first = slab * args->weight.slab, width = coppice_slab_width(&args->weight, slab);
     if (width > 0 && !args->window && args->type == COPPICE_F32) {
         const float *x = (const float *)args->x + first * args->x_stride + part.first;
-        if (fit_in_place(args, x, sizeof *x, width, part))
+        if (is_one_pixel(args) || fit_in_place(args, x, sizeof *x, width, part))
             return (block){x, args->x_stride};
     }
     return packed(args, slab, part, room);
-}
-
-/* Matrix times vector, CSR and fp32. */
-static void one_pixel(const coppice_matmul_args *args, int64_t first_row, int64_t end_row) {
-    const coppice_weight *weight = &args->weight;
-    const uint16_t *columns = weight->columns;
-    const float *values = weight->values, *x = args->x, *residual = args->residual;
-    float *y = args->y;
-    const int64_t slabs = coppice_slabs(weight), rows = weight->rows, x_stride = args->x_stride;
-    for (int64_t row = first_row; row < end_row; row++) {
-        float sum[4] = {args->bias ? args->bias[row] : 0.0f};
-        sum[0] += residual ? residual[row * args->residual_stride] : 0.0f;
-        for (int64_t slab = 0; slab < slabs; slab++) {
-            const int64_t first = slab * weight->slab;
-            size_t entry = weight->starts[slab * rows + row];
-            const size_t end = weight->starts[slab * rows + row + 1];
-            for (; end - entry >= 4; entry += 4)
-                for (size_t chain = 0; chain < 4; chain++)
-                    sum[chain] += values[entry + chain] * x[(first + columns[entry + chain]) * x_stride];
-            for (; entry < end; entry++)
-                sum[0] += values[entry] * x[(first + columns[entry]) * x_stride];
-        }
-        const float total = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-        const float raised = total < args->lower ? args->lower : total;
-        y[row * args->y_stride] = raised > args->upper ? args->upper : raised;
-    }
 }
 
 static void matmul_bands(const coppice_matmul_args *args) {
@@ -218,11 +229,6 @@ static void matmul_bands(const coppice_matmul_args *args) {
     const deal own = deal_of(args, LANES, PANEL_VECTORS(weight->height));
     if (own.first_band == own.end_band || args->pixels == 0)
         return;
-    const int plain = args->type == COPPICE_F32 && args->activation == COPPICE_CLAMP_ONLY && !weight->scales;
-    if (args->pixels == 1 && plain && !args->window && weight->height == 1 && weight->type == COPPICE_F32) {
-        one_pixel(args, own.first_band, own.end_band);
-        return;
-    }
     if (is_few_pixels(args)) {
         matvec(args, aligned(args->work.scratch));
         return;
@@ -231,12 +237,13 @@ static void matmul_bands(const coppice_matmul_args *args) {
     float *room = aligned(args->work.scratch);
     float *widened = aligned(room + columns * COPPICE_PANEL_PIXELS + COPPICE_PANEL_SLACK);
     float *sums = aligned(widened + coppice_widened(weight));
-    pass p = {.args = args, .first_band = own.first_band, .end_band = own.end_band, .in_y = plain};
+    pass p = {.args = args, .first_band = own.first_band, .end_band = own.end_band};
+    p.in_y = args->type == COPPICE_F32 && args->activation == COPPICE_CLAMP_ONLY && !weight->scales;
     outline drawn;
     for (int64_t number = own.first_panel; number < own.end_panel; number++) {
         p.part = panel_of(&own, args->pixels, LANES, number);
         p.part.outline = outline_of(p.part, args->window, &drawn);
-        p.stride = p.in_y ? args->y_stride : (int64_t)p.part.vectors * LANES;
+        p.stride = p.in_y ? args->y_stride : is_one_pixel(args) ? 1 : (int64_t)p.part.vectors * LANES;
         p.sums = p.in_y ? (float *)args->y + p.part.first : sums;
         for (p.slab = 0; p.slab < slabs; p.slab++) {
             p.from = block_of(args, p.slab, p.part, room);

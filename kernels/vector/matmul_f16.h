@@ -154,7 +154,7 @@ static void set_half_block(half_pass *p, panel part, uint16_t *room) {
 /* fp16 arithmetic is allowed, of fp16 x and weight, and of some use. */
 static int allows_halves(const coppice_matmul_args *args) {
     return args->arithmetic == COPPICE_F16 && args->type == COPPICE_F16 && args->weight.type == COPPICE_F16 &&
-           !coppice_is_packed(args->weight.layout) && !is_few_pixels(args);
+           !coppice_is_packed(args->weight.layout) && lanes_are_pixels(args);
 }
 
 /* For such arguments. */

@@ -13,6 +13,15 @@ static inline int is_few_pixels(const coppice_matmul_args *args) {
     return args->pixels <= COPPICE_FEW_PIXELS && args->weight.height > 1 && !args->window;
 }
 
+/* One pixel of CSR: sums are taken one by one. */
+static inline int is_one_pixel(const coppice_matmul_args *args) {
+    return args->pixels == 1 && args->weight.layout == COPPICE_SPARSE && args->weight.height == 1;
+}
+
+static inline int lanes_are_pixels(const coppice_matmul_args *args) {
+    return !is_few_pixels(args) && !is_one_pixel(args);
+}
+
 /* What a share computes: some bands of some panels. The pixels are `vectors` vectors, cut into `panels` panels. */
 typedef struct deal {
     int64_t vectors, panels, first_panel, end_panel, first_band, end_band;

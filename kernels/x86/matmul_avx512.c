@@ -99,7 +99,7 @@ static void run_code(const coppice_matmul_args *args) {
 
 void coppice_matmul_avx512(const coppice_matmul_args *args) {
     const int32_t layout = args->weight.layout;
-    if (layout == COPPICE_SPARSE && args->weight.code)
+    if (layout == COPPICE_SPARSE && args->weight.code && !is_one_pixel(args))
         run_code(args);
     else if (layout == COPPICE_BITMASK && is_few_packed(args))
         repeat_few(args, matmul_bitmask);

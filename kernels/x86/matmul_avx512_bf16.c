@@ -12,7 +12,7 @@
 #include "../vector/matmul_dot.h"
 
 void coppice_matmul_avx512_bf16(const coppice_matmul_args *args) {
-    if (args->arithmetic == COPPICE_BF16 && !coppice_is_packed(args->weight.layout) && !is_few_pixels(args))
+    if (args->arithmetic == COPPICE_BF16 && !coppice_is_packed(args->weight.layout) && lanes_are_pixels(args))
         matmul_dots(args);
     else
         coppice_matmul_avx512_vnni(args);

@@ -20,7 +20,7 @@ void coppice_matmul_avx512_vnni(const coppice_matmul_args *args) {
         repeat_few(args, matmul_sell);
     else if (bytes && layout == COPPICE_BITMASK && is_few_packed(args))
         repeat_few(args, matmul_bitmask_bytes);
-    else if (!bytes || coppice_is_packed(layout))
+    else if (!bytes || coppice_is_packed(layout) || is_one_pixel(args))
         coppice_matmul_avx512(args);
     else if (is_few_pixels(args))
         matvec_bytes(args, aligned(args->work.scratch));

@@ -421,6 +421,8 @@ SHARED = np.ones(5, np.float32)
         ("bias", "strides", {"x": X, "bias": np.ones(6, np.float32)[::2]}),
         ("residual", "ask for", {"x": X, "residual": X}),
         ("activation", "there is no 'tanh'", {"x": X, "activation": "tanh"}),
+        ("activation", "None is neither a name nor", {"x": X, "activation": None}),
+        ("activation", "(1, 2, 3) is neither a name nor", {"x": X, "activation": (1, 2, 3)}),
         ("activation", "range", {"x": X, "activation": (1.0, 0.0)}),
         ("activation", "range", {"x": X, "activation": (0.0, float("nan"))}),
         ("arithmetic", "there is no 'float8'", {"x": X, "arithmetic": "float8"}),
