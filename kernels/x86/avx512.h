@@ -15,6 +15,14 @@ static inline vector broadcast(float value) {
     return _mm512_set1_ps(value);
 }
 
+/* first, first + step, ...: a constant where they are. */
+static inline __m512i series(int first, int step) {
+#define PLACE(number) first + (number) * step
+    return _mm512_setr_epi32(PLACE(0), PLACE(1), PLACE(2), PLACE(3), PLACE(4), PLACE(5), PLACE(6), PLACE(7), PLACE(8),
+                             PLACE(9), PLACE(10), PLACE(11), PLACE(12), PLACE(13), PLACE(14), PLACE(15));
+#undef PLACE
+}
+
 static inline vector load(const float *from) {
     return _mm512_loadu_ps(from);
 }
@@ -75,8 +83,15 @@ static inline __m256i to_f16(vector value) {
     return _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
+/* Each is moved above a half from the upper, empty ones. */
 static inline vector from_bf16(__m256i halves) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+    return _mm512_castsi512_ps(_mm512_permutexvar_epi16(series(16, 0x10000), _mm512_zextsi256_si512(halves)));
+}
+
+/* Of each lane. */
+static inline __m256i high_halves(__m512i words) {
+    const __m512i places = series(0x30001, 0x40004);
+    return _mm512_castsi512_si256(_mm512_permutexvar_epi16(places, words));
 }
 
 #ifdef __AVX512BF16__ /* below 2^-126 in magnitude it gives zero */
@@ -85,12 +100,12 @@ static inline __m256i to_bf16(vector value) {
 }
 #else
 static inline __m256i to_bf16(vector value) {
-    const __m512i bits = _mm512_castps_si512(value), high = _mm512_srli_epi32(bits, 16);
-    const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
-    const __m512i rounded =
-        _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+    const __m512i bits = _mm512_castps_si512(value);
+    const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
     const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-    return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40)));
+    const __m512i half = _mm512_mask_blend_epi32(odd, _mm512_set1_epi32(0x7fff), _mm512_set1_epi32(0x8000));
+    const __m512i rounded = _mm512_add_epi32(bits, half);
+    return high_halves(_mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000)));
 }
 #endif
 
@@ -194,13 +209,11 @@ static inline vector first_lanes(int count, vector a, vector b) {
 
 /* Lanes 0, 2, 4, ... of a and then of b; lanes 1, 3, 5, ... */
 static inline vector even_lanes(vector a, vector b) {
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    return _mm512_permutex2var_ps(a, even, b);
+    return _mm512_permutex2var_ps(a, series(0, 2), b);
 }
 
 static inline vector odd_lanes(vector a, vector b) {
-    const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-    return _mm512_permutex2var_ps(a, odd, b);
+    return _mm512_permutex2var_ps(a, series(1, 2), b);
 }
 
 static inline vector nearest_integer(vector a) {

@@ -114,6 +114,30 @@ static void check_usual(void) {
             }
 }
 
+/* The same on images so narrow that channels share a register, with windows that begin and end anywhere. */
+static void check_narrow(void) {
+    for (int round = 0; round < rounds(800); round++) {
+        const int64_t kernel = 3 + 2 * random_below(2), stride = 1 + random_below(2);
+        const int64_t height = 1 + random_below(12), width = 1 + random_below(17);
+        const coppice_window w = {.channels = 1 + random_below(40),
+                                  .height = height,
+                                  .width = width,
+                                  .row_stride = width,
+                                  .channel_stride = height * width,
+                                  .kernel_y = kernel,
+                                  .kernel_x = kernel,
+                                  .stride_y = stride,
+                                  .stride_x = stride,
+                                  .dilation_y = 1,
+                                  .dilation_x = 1,
+                                  .pad_y = random_below(kernel + 2),
+                                  .pad_x = random_below(kernel + 2),
+                                  .out_height = random_below(height + 6),
+                                  .out_width = random_below(width + 6)};
+        check_problem(&w, (int32_t)random_below(3), (int32_t)random_below(5) * (int32_t)random_below(2), 0);
+    }
+}
+
 #define REFUSED(expected, change)                                                                                      \
     do {                                                                                                               \
         coppice_depthwise_args args = t.args;                                                                          \
@@ -167,4 +191,5 @@ void check_depthwise(void) {
     check_arguments();
     check_random();
     check_usual();
+    check_narrow();
 }
