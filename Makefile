@@ -92,10 +92,11 @@ format: .venv/.dev ## rewrite the sources as lint wants them
 bench: .venv/.dev ## kernels by layer shape and ISA (BENCH_ARGS go to coppice bench)
 	$(BIN)/coppice bench $(BENCH_ARGS)
 
-bench-kernels: .venv/.dev ## the kernels beside their goals and peers, every layer of ten models, threads and MobileNetV1, and their parts of docs/kernels.md (half an hour, on an idle machine)
+bench-kernels: .venv/.dev ## the kernels beside their goals and peers, every layer of ten models, threads, MobileNetV1 and the other layers, and their parts of docs/kernels.md (half an hour, on an idle machine)
 	$(BIN)/python benchmarks/kernels.py --json out/kernels.json --docs docs/kernels.md $(BENCH_ARGS)
 	$(BIN)/python benchmarks/threads.py --docs docs/kernels.md
 	$(BIN)/python benchmarks/mobilenet.py --docs docs/kernels.md
+	$(BIN)/python benchmarks/layers.py --docs docs/kernels.md
 
 # timm, torchvision and Torch-Pruning stay out of .venv: torchvision's binary fits one torch only, its models are Python.
 PEERS := torchvision==0.28.0 timm==1.0.31 torch-pruning==1.6.1 huggingface_hub pillow
